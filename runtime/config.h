@@ -1,0 +1,55 @@
+/*
+ * The daemon's configuration: an INI file (inih), checked whole before anything is used. Immutable after
+ * loading.
+ */
+#ifndef RUNTIME_CONFIG_H
+#define RUNTIME_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "policy/policy.h"
+
+enum { CONFIG_NAMESPACES_MAX = 64, CONFIG_UIDS_MAX = 16, CONFIG_PATH_MAX = 256, CONFIG_TRANSFORMS_MAX = 64 };
+
+struct config_namespace {
+	char name[64];
+	uid_t uids[CONFIG_UIDS_MAX]; /* who may attach; none listed: the daemon's own uid and root */
+	uint32_t n_uids;
+	bool any_uid;
+};
+
+struct config {
+	/* [daemon] */
+	char socket[100];      /* path; default /run/cistern/cistern.sock */
+	uint32_t chunk_tokens; /* default 256 */
+	uint32_t workers;      /* encode and decode threads; 0: one per CPU */
+	uint32_t spin_us; /* how long the front thread polls rings after work before it sleeps; default 0 */
+	uint32_t max_clients; /* default 64 */
+	char backend[8];      /* auto, host */
+	uint32_t log_level;
+	/* [pool] */
+	uint64_t pool_bytes; /* size=; default 1 GiB */
+	/* [store] */
+	char store_dir[CONFIG_PATH_MAX]; /* path=; empty: no store */
+	uint64_t store_bytes;            /* size=; default 16 GiB */
+	uint64_t segment_bytes;          /* segment_size=; default 64 MiB */
+	/* [transforms] path= may be given several times: files made by `cistern calibrate` */
+	char transforms[CONFIG_TRANSFORMS_MAX][CONFIG_PATH_MAX];
+	uint32_t n_transforms;
+	/* [policy] */
+	struct policy policy;
+	/* [namespace NAME] */
+	struct config_namespace namespaces[CONFIG_NAMESPACES_MAX]; /* always holds "default" */
+	uint32_t n_namespaces;
+};
+
+void config_init(struct config *c);
+
+/* Reads path. On failure c is untouched and why says "FILE:LINE: [section] key: what is wrong" in one line.
+ * -EINVAL, -errno of the file. Sizes take K, M, G, T (powers of 1024). Unknown sections and keys are errors.
+ */
+int config_load(const char *path, struct config *c, char *why, size_t why_len);
+
+#endif

@@ -1,0 +1,98 @@
+/*
+ * A frame: one encoded chunk, self-describing and checksummed; docs/frame-format.md is its specification.
+ * This module lays out and checks the bytes; it knows nothing of numbers (codec.h does). A frame is header
+ * (FRAME_HEADER_BYTES) | section table (n_sections x FRAME_SECTION_BYTES) | section bodies with the header's
+ * checksum over header and table, and one checksum per section body. Pure functions over memory.
+ */
+#ifndef RUNTIME_FRAME_H
+#define RUNTIME_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+	FRAME_MAGIC = 0x46545343, /* "CSTF" */
+	FRAME_VERSION = 1,
+	FRAME_HEADER_BYTES = 192,
+	FRAME_SECTION_BYTES = 40,
+	FRAME_TOKENS_MAX = 4096,
+};
+
+enum frame_section_kind {
+	FRAME_CLASSES = 1, /* the token class map, as runs; first section, once */
+	FRAME_RAW = 2,     /* raw tokens of one plane: [n_raw, layers, heads, dim] elements, source dtype */
+	FRAME_STEPS = 3,   /* one part's quantiser steps: f16 for each component with bits > 0 */
+	FRAME_CODES = 4,   /* one part's codes of one bit width, component-major */
+};
+
+enum frame_encoding {
+	FRAME_STORED = 0,
+	FRAME_DEFLATE = 1, /* a raw DEFLATE stream (RFC 1951) */
+};
+
+/* Worst and mean relative L2 error of the coded tokens of one plane, as known when encoding. */
+struct frame_error {
+	float max;
+	float mean;
+};
+
+/* The header, in host form. */
+struct frame_info {
+	uint8_t name_space[16];  /* XXH3-128 of the namespace's name */
+	uint8_t fingerprint[16]; /* of the geometry */
+	uint8_t transform[16];   /* id; all zero: the plain 8-bit codec */
+	uint8_t key[32];
+	uint8_t parent[32];
+	uint64_t position; /* of the first token */
+	uint32_t n_tokens;
+	uint32_t n_raw; /* tokens kept bit-exact */
+	uint32_t rung;
+	uint32_t policy_version;
+	struct frame_error error[2]; /* per plane */
+	uint32_t n_sections;
+	uint64_t len_bytes; /* the whole frame */
+	uint64_t raw_bytes; /* what the chunk took uncompressed */
+};
+
+struct frame_section {
+	uint8_t kind;
+	uint8_t plane;
+	uint16_t part; /* index of the layer group within the plane */
+	uint8_t encoding;
+	uint8_t bits;
+	uint64_t offset;     /* from the frame's start */
+	uint32_t len_bytes;  /* as stored */
+	uint32_t full_bytes; /* decoded */
+	uint64_t checksum;   /* XXH3-64 of the stored body */
+};
+
+/* Grows a frame in a malloc'd buffer. Sections are laid down in the order they are added; the number must be
+ * known at the start, so that the table has its room. Owned by one thread. */
+struct frame_writer {
+	uint8_t *data;
+	size_t len;
+	size_t capacity;
+	uint32_t n_sections;
+	uint32_t n_sections_max;
+};
+
+int frame_writer_init(struct frame_writer *w, uint32_t n_sections_max, size_t size_hint);
+/* Room for at least max_len bytes of the next section's body; valid until the next call. NULL: no memory. */
+uint8_t *frame_writer_reserve(struct frame_writer *w, size_t max_len);
+/* Takes the first len_bytes of what was reserved as the body of a section. */
+int frame_writer_commit(struct frame_writer *w, const struct frame_section *section);
+/* Completes the frame: fills header and table, checksums. *data is malloc'd and the caller's; w is empty
+ * after. */
+int frame_writer_finish(struct frame_writer *w, const struct frame_info *info, uint8_t **data, size_t *len);
+void frame_writer_fini(struct frame_writer *w);
+
+/* Reads and checks header and table: magic, version, checksum, every offset and length inside len, counts in
+ * range. Bodies are not touched. sections (room for sections_max) may be NULL. -EBADMSG: damaged or cut
+ * short; -ENOTSUP: another version; -ENOBUFS: more sections than room. */
+int frame_parse(const void *data, size_t len, struct frame_info *info, struct frame_section *sections,
+	uint32_t sections_max);
+
+/* Checks one section's body against its checksum. 0 or -EBADMSG. */
+int frame_section_check(const void *data, const struct frame_section *section);
+
+#endif

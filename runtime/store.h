@@ -1,0 +1,100 @@
+/*
+ * The store: frames on disk, in append-only segment files of one directory, O_DIRECT through one io_uring
+ * that a thread of the store's own drives. The front thread hands it operations and takes finished ones back;
+ * it never waits for the disk. Every record is aligned to 4 KiB and carries a header with what is needed to
+ * rebuild the index from the files alone (namespace, fingerprint, key, parent, lengths, checksums).
+ *
+ * A record is header (STORE_HEADER_BYTES) + frame + padding to 4 KiB; the pool keeps a frame in just that
+ * form, with room for the header in front, so that a write needs no copy.
+ */
+#ifndef RUNTIME_STORE_H
+#define RUNTIME_STORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { STORE_HEADER_BYTES = 192, STORE_ALIGN = 4096 };
+
+struct store;
+
+struct store_config {
+	const char *directory;  /* made if missing; one store (flock) at a time */
+	uint64_t limit_bytes;   /* hard: checked before a write is issued */
+	uint64_t segment_bytes; /* 0: 64 MiB */
+	uint32_t depth;         /* operations in flight; 0: 32 */
+	void *pool_addr;        /* to register as fixed buffers; NULL for none */
+	size_t pool_bytes;
+};
+
+/* Where a record lies. */
+struct store_location {
+	uint32_t segment;
+	uint32_t len_pages; /* of 4 KiB */
+	uint64_t offset;
+};
+
+/* What the record header says; on open, one for every sound record found. */
+struct store_record {
+	uint8_t name_space[16];
+	uint8_t fingerprint[16];
+	uint8_t key[32];
+	uint8_t parent[32];
+	uint64_t frame_bytes;
+	uint64_t raw_bytes;
+	uint32_t n_tokens;
+	uint64_t position;
+	struct store_location location;
+};
+
+enum store_op_kind {
+	STORE_WRITE = 1, /* data: STORE_HEADER_BYTES of room, then the frame; sets location */
+	STORE_READ = 2,  /* reads location into data; checks header and key: -EBADMSG when rotten */
+	STORE_REMOVE =
+		3, /* durable forget: writes a tombstone record; completes when it is on stable storage */
+	STORE_SYNC = 4, /* completes when all writes submitted before it are on stable storage */
+};
+
+/* An operation. Owned by the caller, given to the store from store_submit until store_reap returns it. */
+struct store_op {
+	enum store_op_kind kind;
+	int status; /* out: 0 or -errno; -ENOSPC: over the limit or disk full; -EIO */
+	void *data; /* WRITE, READ: STORE_ALIGN-aligned, whole pages; unchanged by the caller meanwhile */
+	struct store_record
+		record; /* WRITE: in, location out; READ: in; REMOVE: name_space, fingerprint, key in */
+	void *user;
+	struct store_op *next; /* the store's own while it has the op; on return, the list of finished ones */
+};
+
+typedef void (*store_found_fn)(void *arg, const struct store_record *record);
+
+/* Opens the directory, scans every segment and calls found once for each live record (later records of the
+ * same key replace earlier ones, tombstones remove them). Torn and rotten records are dropped and counted.
+ * Blocks. Says in one log line how many records, bytes, dropped; and which way it does I/O (falls back,
+ * saying so, without O_DIRECT or fixed buffers). -EBUSY: another process has it open; -ENOTSUP: a segment of
+ * another version (left untouched). */
+int store_open(const struct store_config *config, store_found_fn found, void *arg, struct store **out);
+/* Waits for what was submitted, syncs, closes. NULL is fine. */
+struct store *store_close(struct store *s);
+
+/* Hands over an operation. Never blocks; from the front thread only. */
+void store_submit(struct store *s, struct store_op *op);
+/* Readable when finished operations wait. */
+int store_fd(const struct store *s);
+/* Takes all finished operations, a linked list in order of completion, or NULL. Front thread only. */
+struct store_op *store_reap(struct store *s);
+
+/* A record is no longer wanted (replaced, evicted); its space counts as free for reclamation. Front thread
+ * only. */
+void store_forget(struct store *s, const struct store_location *location);
+
+struct store_stats {
+	uint64_t limit_bytes, used_bytes, live_bytes;
+	uint64_t n_segments, n_records;
+	uint64_t written_bytes, read_bytes, n_writes, n_reads;
+	uint64_t n_dropped; /* torn or rotten records met */
+	uint64_t n_errors;
+	uint32_t direct, fixed_buffers; /* 1: in use */
+};
+void store_get_stats(struct store *s, struct store_stats *out);
+
+#endif
