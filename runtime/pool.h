@@ -21,7 +21,7 @@ struct pool_stats {
 	uint64_t n_extents;
 };
 
-/* limit_bytes is rounded down to whole pages. -EINVAL: under one page; -ENOMEM. */
+/* limit_bytes is rounded down to whole pages. -EINVAL: under one page, or 16 TiB and over; -ENOMEM. */
 int pool_new(uint64_t limit_bytes, struct pool **out);
 struct pool *pool_free(struct pool *p);
 

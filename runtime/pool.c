@@ -1,0 +1,283 @@
+#include "runtime/pool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+/*
+ * The range is at any time a gapless row of extents, free or used, and no two free ones are neighbours. Each
+ * extent is named by its first page, and the book-keeping is one struct per page, of which only those at an
+ * extent's first and last page mean anything. It lies in memory of its own that the system hands out page by
+ * page, so a pool of few large extents touches little of it.
+ *
+ * The free extents form a treap: a search tree by (length, first page), whose shape is kept balanced by being
+ * a heap by a pseudo-random priority as well. Best fit is then one descent. Source: R. Seidel, C. R. Aragon,
+ * "Randomized search trees", Algorithmica 16 (1996).
+ */
+struct extent {
+	uint32_t n_pages;     /* of the extent that begins here */
+	uint32_t left, right; /* its children in the tree while it is free */
+	uint32_t first;       /* first page of the extent that ends here */
+	bool used;
+};
+
+enum { HUGE_PAGE_BYTES = 2 << 20 };
+static const uint32_t NONE = UINT32_MAX;
+
+struct pool {
+	char *range;
+	uint32_t n_pages;
+	struct extent *extents; /* [n_pages] */
+
+	pthread_mutex_t lock; /* guards all below, and extents */
+	uint32_t root;
+	uint64_t n_used_pages;
+	uint64_t n_used_extents;
+};
+
+/* The heap order. A page's priority is a mix of its number (the finaliser of MurmurHash3, public domain): no
+ * state, and no relation to the order by length. */
+static uint32_t priority(uint32_t page)
+{
+	page ^= page >> 16;
+	page *= 0x85ebca6b;
+	page ^= page >> 13;
+	page *= 0xc2b2ae35;
+	return page ^ page >> 16;
+}
+
+/* The search order: by length, and the lowest first among equals, which keeps the range's end free. */
+static bool less(const struct pool *p, uint32_t a, uint32_t b)
+{
+	if (p->extents[a].n_pages != p->extents[b].n_pages)
+		return p->extents[a].n_pages < p->extents[b].n_pages;
+	return a < b;
+}
+
+static void tree_insert(struct pool *p, uint32_t x)
+{
+	struct extent *e = p->extents;
+	uint32_t *link = &p->root;
+	uint32_t *left = &e[x].left, *right = &e[x].right;
+	uint32_t t;
+
+	while (*link != NONE && priority(*link) >= priority(x))
+		link = less(p, x, *link) ? &e[*link].left : &e[*link].right;
+	t = *link;
+	*link = x;
+	while (t != NONE) {
+		if (less(p, t, x)) {
+			*left = t;
+			left = &e[t].right;
+			t = *left;
+		} else {
+			*right = t;
+			right = &e[t].left;
+			t = *right;
+		}
+	}
+	*left = NONE;
+	*right = NONE;
+}
+
+static void tree_remove(struct pool *p, uint32_t x)
+{
+	struct extent *e = p->extents;
+	uint32_t *link = &p->root;
+	uint32_t a = e[x].left, b = e[x].right;
+
+	while (*link != x)
+		link = less(p, x, *link) ? &e[*link].left : &e[*link].right;
+	while (a != NONE && b != NONE) {
+		if (priority(a) >= priority(b)) {
+			*link = a;
+			link = &e[a].right;
+			a = *link;
+		} else {
+			*link = b;
+			link = &e[b].left;
+			b = *link;
+		}
+	}
+	*link = a != NONE ? a : b;
+}
+
+/* The shortest free extent of at least n_pages, or NONE. */
+static uint32_t tree_best_fit(const struct pool *p, uint32_t n_pages)
+{
+	uint32_t best = NONE;
+
+	for (uint32_t t = p->root; t != NONE;) {
+		if (p->extents[t].n_pages >= n_pages) {
+			best = t;
+			t = p->extents[t].left;
+		} else {
+			t = p->extents[t].right;
+		}
+	}
+	return best;
+}
+
+static void extent_set(struct pool *p, uint32_t first, uint32_t n_pages, bool used)
+{
+	p->extents[first].n_pages = n_pages;
+	p->extents[first].used = used;
+	p->extents[first + n_pages - 1].first = first;
+}
+
+/* Maps limit_bytes from a huge page's boundary on, so that the whole range can be backed by huge pages. */
+static char *map_range(size_t len)
+{
+	size_t room = len + HUGE_PAGE_BYTES;
+	char *base, *start;
+
+	if (room < len)
+		return NULL;
+	base = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (base == MAP_FAILED)
+		return NULL;
+	start = base + (HUGE_PAGE_BYTES - (uintptr_t)base % HUGE_PAGE_BYTES) % HUGE_PAGE_BYTES;
+	if (start > base)
+		munmap(base, (size_t)(start - base));
+	if (start + len < base + room)
+		munmap(start + len, (size_t)(base + room - (start + len)));
+	/* A kernel without huge pages answers EINVAL, and the pool is merely slower. */
+	(void)madvise(start, len, MADV_HUGEPAGE);
+	return start;
+}
+
+int pool_new(uint64_t limit_bytes, struct pool **out)
+{
+	uint64_t n_pages = limit_bytes / POOL_PAGE_BYTES;
+	struct pool *p;
+	void *extents;
+
+	if (n_pages == 0 || n_pages >= NONE)
+		return -EINVAL;
+	p = calloc(1, sizeof *p);
+	if (!p)
+		return -ENOMEM;
+	p->n_pages = (uint32_t)n_pages;
+	p->range = map_range((size_t)n_pages * POOL_PAGE_BYTES);
+	extents = mmap(NULL, (size_t)n_pages * sizeof *p->extents, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p->extents = extents == MAP_FAILED ? NULL : extents;
+	pthread_mutex_init(&p->lock, NULL);
+	if (!p->range || !p->extents) {
+		pool_free(p);
+		return -ENOMEM;
+	}
+	p->root = NONE;
+	extent_set(p, 0, p->n_pages, false);
+	tree_insert(p, 0);
+	*out = p;
+	return 0;
+}
+
+struct pool *pool_free(struct pool *p)
+{
+	if (!p)
+		return NULL;
+	if (p->range)
+		munmap(p->range, (size_t)p->n_pages * POOL_PAGE_BYTES);
+	if (p->extents)
+		munmap(p->extents, (size_t)p->n_pages * sizeof *p->extents);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+	return NULL;
+}
+
+/* Whole pages of a length; the length may be anything. */
+static uint64_t pages_of(size_t len_bytes)
+{
+	return (uint64_t)len_bytes / POOL_PAGE_BYTES + (len_bytes % POOL_PAGE_BYTES != 0);
+}
+
+int pool_alloc(struct pool *p, size_t len_bytes, void **addr)
+{
+	uint64_t want = pages_of(len_bytes);
+	uint32_t x, n_pages;
+
+	if (want == 0)
+		return -EINVAL;
+	if (want > p->n_pages)
+		return -ENOSPC;
+	n_pages = (uint32_t)want;
+
+	pthread_mutex_lock(&p->lock);
+	x = tree_best_fit(p, n_pages);
+	if (x != NONE) {
+		uint32_t n_rest = p->extents[x].n_pages - n_pages;
+
+		tree_remove(p, x);
+		extent_set(p, x, n_pages, true);
+		if (n_rest) {
+			extent_set(p, x + n_pages, n_rest, false);
+			tree_insert(p, x + n_pages);
+		}
+		p->n_used_pages += n_pages;
+		p->n_used_extents++;
+	}
+	pthread_mutex_unlock(&p->lock);
+	if (x == NONE)
+		return -ENOSPC;
+	*addr = p->range + (size_t)x * POOL_PAGE_BYTES;
+	return 0;
+}
+
+void pool_release(struct pool *p, void *addr, size_t len_bytes)
+{
+	size_t offset = (size_t)((char *)addr - p->range);
+	uint32_t n_pages = (uint32_t)pages_of(len_bytes);
+	uint32_t x = (uint32_t)(offset / POOL_PAGE_BYTES);
+
+	assert((char *)addr >= p->range && offset % POOL_PAGE_BYTES == 0 &&
+		offset / POOL_PAGE_BYTES < p->n_pages);
+	pthread_mutex_lock(&p->lock);
+	assert(p->extents[x].used && p->extents[x].n_pages == n_pages);
+	p->n_used_pages -= n_pages;
+	p->n_used_extents--;
+	p->extents[x].used = false;
+	if (x + n_pages < p->n_pages && !p->extents[x + n_pages].used) {
+		uint32_t next = x + n_pages;
+
+		tree_remove(p, next);
+		n_pages += p->extents[next].n_pages;
+	}
+	if (x > 0 && !p->extents[p->extents[x - 1].first].used) {
+		uint32_t previous = p->extents[x - 1].first;
+
+		tree_remove(p, previous);
+		n_pages += p->extents[previous].n_pages;
+		x = previous;
+	}
+	extent_set(p, x, n_pages, false);
+	tree_insert(p, x);
+	pthread_mutex_unlock(&p->lock);
+}
+
+void pool_get_stats(struct pool *p, struct pool_stats *out)
+{
+	uint32_t largest = NONE;
+
+	pthread_mutex_lock(&p->lock);
+	for (uint32_t t = p->root; t != NONE; t = p->extents[t].right)
+		largest = t;
+	*out = (struct pool_stats){
+		.limit_bytes = (uint64_t)p->n_pages * POOL_PAGE_BYTES,
+		.used_bytes = p->n_used_pages * POOL_PAGE_BYTES,
+		.largest_free_bytes =
+			largest == NONE ? 0 : (uint64_t)p->extents[largest].n_pages * POOL_PAGE_BYTES,
+		.n_extents = p->n_used_extents,
+	};
+	pthread_mutex_unlock(&p->lock);
+}
+
+void pool_range(const struct pool *p, void **addr, size_t *len_bytes)
+{
+	*addr = p->range;
+	*len_bytes = (size_t)p->n_pages * POOL_PAGE_BYTES;
+}
