@@ -55,7 +55,8 @@ void index_untrack(struct index *x, struct index_entry *e);
  * Children go before parents when both are equally old: touch a chain from its end to its start. */
 struct index_entry *index_victim(struct index *x);
 
-/* Calls fn for each entry; fn may remove the entry it is given. */
+/* Calls fn for each entry, in no order; fn may remove the entry it is given, but neither another nor add one.
+ */
 void index_each(struct index *x, void (*fn)(void *arg, struct index_entry *e), void *arg);
 
 size_t index_count(const struct index *x);
