@@ -43,8 +43,10 @@ const struct safetensor *safetensors_find(const struct safetensors *s, const cha
 /* A string of the __metadata__ object, or NULL. */
 const char *safetensors_metadata(const struct safetensors *s, const char *key);
 
-/* Serialises tensors (in the given order, each aligned to 64 bytes) and metadata (pairs: key, value, ...,
- * NULL). *data is malloc'd and the caller's. -EINVAL, -ENOMEM. */
+/* Serialises tensors (in the given order) and metadata (pairs: key, value, ..., NULL; NULL: none). The data
+ * part begins on a 64-byte boundary and has no gaps, as the format demands: what needs aligned tensors orders
+ * them so that their sizes allow it. The same arguments always give the same bytes. *data is malloc'd and the
+ * caller's. -EINVAL: names or text that repeat or are not UTF-8, sizes that disagree; -ENOMEM. */
 int safetensors_write(
 	const struct safetensor *tensors, size_t n, const char *const *metadata, void **data, size_t *len);
 
