@@ -5,9 +5,10 @@
  *
  * Attach: the client sends WIRE_HELLO on a SOCK_SEQPACKET unix socket. The daemon checks it and SO_PEERCRED,
  * and answers WIRE_WELCOME with three descriptors: the segment (a memfd sealed against shrinking and
- * growing), the submission doorbell and the completion doorbell (eventfds). Or it answers WIRE_ERROR and
- * closes. Registrations are messages on the same socket, one answer each, in order. Requests go through the
- * rings. A connection that wants only control sends WIRE_CONTROL instead of WIRE_HELLO.
+ * growing), the end of the submission doorbell that rings and the end of the completion doorbell that sleeps
+ * (stream sockets, see doorbell.h). Or it answers WIRE_ERROR and closes. Registrations are messages on the
+ * same socket, one answer each, in order. Requests go through the rings. A connection that wants only control
+ * sends WIRE_CONTROL instead of WIRE_HELLO.
  */
 #ifndef SHM_PROTOCOL_H
 #define SHM_PROTOCOL_H
@@ -23,6 +24,9 @@ enum {
 	WIRE_ERROR_TEXT_MAX = 256,
 	WIRE_KEY_BYTES = 32,
 	WIRE_ENTRIES_MAX = 4096,
+	WIRE_ARENA_MIN = 4096,
+	WIRE_ARENA_MAX = 16 * 1024 * 1024,
+	WIRE_WELCOME_FDS = 3, /* segment, submission doorbell, completion doorbell */
 	WIRE_CACHE_LINE = 64,
 };
 
@@ -134,7 +138,9 @@ struct wire_registered {
  * A single-producer single-consumer ring. head and tail count entries since the start and wrap at 2^32; the
  * producer owns tail, the consumer head, each on its own cache line. The entries follow the struct.
  * need_wakeup is set by a consumer that is about to sleep: it stores 1, then (sequentially consistent) looks
- * at tail once more; a producer that published entries and then reads 1 rings the consumer's doorbell.
+ * at tail once more; a producer that published entries and then reads 1 sets 0 and rings the consumer's
+ * doorbell. The client, when it takes completions from a ring that was full, rings the submission doorbell,
+ * since the daemon may be waiting for room.
  */
 struct wire_ring {
 	_Alignas(WIRE_CACHE_LINE) _Atomic uint32_t head;
@@ -156,8 +162,9 @@ enum wire_op {
 };
 
 /* Submission. keys_off and blocks_off are byte offsets in the arena: n_chunks keys of 32 bytes (for PUT one
- * more before them, the parent), and n_blocks uint32. The arena bytes belong to the request until its last
- * completion. */
+ * more before them, the parent; all zero when the run opens the sequence), and n_blocks uint32. The arena
+ * bytes belong to the request until its last completion. user_data is the client library's own and comes back
+ * unchanged. */
 struct wire_sqe {
 	uint8_t op;
 	uint8_t flags; /* enum cistern_request_flag */
