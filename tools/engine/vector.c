@@ -126,12 +126,12 @@ INLINE void softmax_body(float *x, size_t n, float scale)
 	memcpy(x + whole, &tail, (n - whole) * sizeof *x);
 }
 
-static void from_half_generic(const uint16_t *half, size_t n, float *x)
+static void from_half_generic(const void *half, size_t n, float *x)
 {
 	for (size_t i = 0; i < n; i++) {
 		half_float h;
 
-		memcpy(&h, &half[i], sizeof h);
+		memcpy(&h, (const char *)half + 2 * i, sizeof h);
 		x[i] = (float)h;
 	}
 }
@@ -170,13 +170,14 @@ WRAPPERS(generic, )
 
 #if defined(__x86_64__)
 
-__attribute__((target("avx2,fma,f16c"))) static void from_half_avx2(const uint16_t *half, size_t n, float *x)
+__attribute__((target("avx2,fma,f16c"))) static void from_half_avx2(const void *half, size_t n, float *x)
 {
+	const char *at = half;
 	size_t whole = n - n % 8;
 
 	for (size_t i = 0; i < whole; i += 8)
-		_mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(half + i))));
-	from_half_generic(half + whole, n - whole, x + whole);
+		_mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at + 2 * i))));
+	from_half_generic(at + 2 * whole, n - whole, x + whole);
 }
 
 __attribute__((target("avx2,fma,f16c"))) static void to_half_avx2(const float *x, size_t n, uint16_t *half)

@@ -1,6 +1,6 @@
 /*
  * The engine's loops over floats, compiled for several instruction sets; vector_ops() picks the widest one
- * this CPU has. Pure functions, any thread. Pointers need no alignment.
+ * this CPU has. Pure functions, any thread. Floats need no alignment but their own.
  */
 #ifndef ENGINE_VECTOR_H
 #define ENGINE_VECTOR_H
@@ -11,8 +11,9 @@
 struct vector_ops {
 	const char *name;
 
-	/* IEEE half precision, to and from; rounds to nearest even. */
-	void (*from_half)(const uint16_t *half, size_t n, float *x);
+	/* IEEE half precision, to and from; rounds to nearest even. The source of from_half may lie at any
+	 * address, odd ones too. */
+	void (*from_half)(const void *half, size_t n, float *x);
 	void (*to_half)(const float *x, size_t n, uint16_t *half);
 
 	/* y = x / rms(x) * weight; n is a multiple of 16. */
