@@ -279,7 +279,7 @@ int model_load(const char *dir, struct model **out, char *why_text, size_t why_l
 	json_t *config = NULL;
 	json_error_t error;
 	char *path = NULL;
-	double theta;
+	double theta = 0;
 	int r;
 
 	if (!m || asprintf(&path, "%s/config.json", dir) < 0) {
