@@ -8,13 +8,14 @@
 #include <immintrin.h>
 #endif
 
+#include "base/half.h"
+
 /*
  * The bodies are written once, over vectors of 16 floats that the compiler splits to whatever the target has,
  * and inlined into one wrapper per instruction set. Sums run in 16 lanes that are folded in one fixed order.
  */
 typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t lanes_int __attribute__((vector_size(64)));
-__extension__ typedef _Float16 half_float;
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -129,20 +130,17 @@ INLINE void softmax_body(float *x, size_t n, float scale)
 static void from_half_generic(const void *half, size_t n, float *x)
 {
 	for (size_t i = 0; i < n; i++) {
-		half_float h;
+		uint16_t h;
 
 		memcpy(&h, (const char *)half + 2 * i, sizeof h);
-		x[i] = (float)h;
+		x[i] = half_to_float(h);
 	}
 }
 
 static void to_half_generic(const float *x, size_t n, uint16_t *half)
 {
-	for (size_t i = 0; i < n; i++) {
-		half_float h = (half_float)x[i];
-
-		memcpy(&half[i], &h, sizeof h);
-	}
+	for (size_t i = 0; i < n; i++)
+		half[i] = half_from_float(x[i]);
 }
 
 #define WRAPPERS(suffix, attribute)                                                                          \
