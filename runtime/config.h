@@ -6,6 +6,7 @@
 #define RUNTIME_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -40,15 +41,16 @@ struct config {
 	uint32_t n_transforms;
 	/* [policy] */
 	struct policy policy;
-	/* [namespace NAME] */
+	/* [namespace NAME] uids=: user ids, or any */
 	struct config_namespace namespaces[CONFIG_NAMESPACES_MAX]; /* always holds "default" */
 	uint32_t n_namespaces;
 };
 
 void config_init(struct config *c);
 
-/* Reads path. On failure c is untouched and why says "FILE:LINE: [section] key: what is wrong" in one line.
- * -EINVAL, -errno of the file. Sizes take K, M, G, T (powers of 1024). Unknown sections and keys are errors.
+/* Reads path; what it does not set has its default. On failure c is untouched and why says "FILE:LINE:
+ * [section] key: what is wrong" in one line. -EINVAL, -errno of the file. Sizes take K, M, G, T (powers of
+ * 1024). Unknown sections and keys are errors.
  */
 int config_load(const char *path, struct config *c, char *why, size_t why_len);
 

@@ -1,0 +1,548 @@
+#include "runtime/config.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "runtime/frame.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <ini.h>
+
+/*
+ * One table says what keys there are, where each goes, and what it may hold; the rest of the file reads by
+ * it. inih splits lines into names and values, but cuts long lines and long section names short in silence,
+ * takes an indented line for more of the line above, and says nothing of a section that holds no keys, nor
+ * (as it is usually built) which line a key was on. So the lines go through read_line first, which counts
+ * them, refuses what inih would mangle, strips the indentation, and takes note of sections.
+ */
+
+void config_init(struct config *c)
+{
+	*c = (struct config){
+		.socket = "/run/cistern/cistern.sock",
+		.chunk_tokens = 256,
+		.max_clients = 64,
+		.backend = "auto",
+		.log_level = LOG_LEVEL_INFO,
+		.pool_bytes = 1ull << 30,
+		.store_bytes = 16ull << 30,
+		.segment_bytes = 64ull << 20,
+		.namespaces = {{.name = "default"}},
+		.n_namespaces = 1,
+	};
+	policy_init(&c->policy);
+}
+
+/* ---- what there is ---- */
+
+enum kind {
+	KIND_TEXT,
+	KIND_COUNT,
+	KIND_SIZE,
+	KIND_REAL,
+	KIND_LEVEL,
+	KIND_BACKEND,
+	KIND_TRANSFORM,
+	KIND_UIDS
+};
+
+struct key {
+	const char *section;
+	const char *name;
+	enum kind kind;
+	size_t offset;
+	uint64_t min, max; /* COUNT, SIZE: the value; TEXT: length, without the NUL */
+};
+
+#define TEXT(section, name, field, min)                                                                      \
+	{                                                                                                    \
+		section, name, KIND_TEXT, offsetof(struct config, field), min,                               \
+			sizeof(((struct config *)NULL)->field) - 1                                           \
+	}
+#define NUMBER(section, name, kind, field, min, max)                                                         \
+	{                                                                                                    \
+		section, name, kind, offsetof(struct config, field), min, max                                \
+	}
+#define SPECIAL(section, name, kind)                                                                         \
+	{                                                                                                    \
+		section, name, kind, 0, 0, 0                                                                 \
+	}
+
+static const struct key keys[] = {
+	TEXT("daemon", "socket", socket, 1),
+	NUMBER("daemon", "chunk_tokens", KIND_COUNT, chunk_tokens, 1, FRAME_TOKENS_MAX),
+	NUMBER("daemon", "workers", KIND_COUNT, workers, 0, 1024),
+	NUMBER("daemon", "spin_us", KIND_COUNT, spin_us, 0, 1000000),
+	NUMBER("daemon", "max_clients", KIND_COUNT, max_clients, 1, 4096),
+	SPECIAL("daemon", "backend", KIND_BACKEND),
+	SPECIAL("daemon", "log_level", KIND_LEVEL),
+	NUMBER("pool", "size", KIND_SIZE, pool_bytes, 1 << 20, 1ull << 43),
+	TEXT("store", "path", store_dir, 0),
+	NUMBER("store", "size", KIND_SIZE, store_bytes, 1 << 20, 1ull << 50),
+	NUMBER("store", "segment_size", KIND_SIZE, segment_bytes, 1 << 20, 1ull << 32),
+	SPECIAL("transforms", "path", KIND_TRANSFORM),
+	NUMBER("policy", "sink_tokens", KIND_COUNT, policy.sink_tokens, 0, UINT32_MAX),
+	NUMBER("policy", "window_tokens", KIND_COUNT, policy.window_tokens, 0, UINT32_MAX),
+	NUMBER("policy", "ratio", KIND_REAL, policy.ratio, 0, 0),
+	NUMBER("policy", "max_error", KIND_REAL, policy.max_error, 0, 0),
+	SPECIAL("namespace", "uids", KIND_UIDS),
+};
+
+enum { N_KEYS = sizeof keys / sizeof keys[0] };
+
+static const char *const levels[] = {"error", "warning", "info", "debug"};
+
+/* ---- the reading of one file ---- */
+
+struct loader {
+	const char *path;
+	const char *at, *end; /* what is still to be read */
+	uint32_t line;
+	char title[96];                      /* of the section as it stands between the brackets */
+	const char *section;                 /* as in the table; NULL before the first */
+	struct config_namespace *name_space; /* of the section */
+	uint32_t seen[N_KEYS];               /* line that set the key; 0: not set */
+	uint32_t seen_namespace[CONFIG_NAMESPACES_MAX];
+	struct config config;
+	uint32_t failed_line; /* 0: nothing wrong yet */
+	char *why;
+	size_t why_len;
+};
+
+/* Only the first fault is told. */
+static bool __attribute__((format(printf, 4, 5)))
+fail(struct loader *l, uint32_t line, const char *key, const char *format, ...)
+{
+	char what[256];
+	va_list args;
+
+	if (l->failed_line && l->failed_line <= line)
+		return false;
+	va_start(args, format);
+	vsnprintf(what, sizeof what, format, args);
+	va_end(args);
+	l->failed_line = line;
+	if (key)
+		snprintf(l->why, l->why_len, "%s:%u: [%s] %s: %s", l->path, line, l->title, key, what);
+	else
+		snprintf(l->why, l->why_len, "%s:%u: %s", l->path, line, what);
+	return false;
+}
+
+/* ---- names that nearly are one ---- */
+
+/* How many letters must be put in, taken out or changed to make b of a (Levenshtein's distance). */
+static size_t distance(const char *a, const char *b)
+{
+	enum { LEN_MAX = 64 };
+	size_t row[LEN_MAX + 1], n = strlen(b);
+
+	if (n > LEN_MAX)
+		return SIZE_MAX;
+	for (size_t j = 0; j <= n; j++)
+		row[j] = j;
+	for (size_t i = 0; a[i]; i++) {
+		size_t diagonal = row[0];
+
+		row[0] = i + 1;
+		for (size_t j = 0; j < n; j++) {
+			size_t best = diagonal + (a[i] != b[j]);
+
+			diagonal = row[j + 1];
+			if (row[j] + 1 < best)
+				best = row[j] + 1;
+			if (diagonal + 1 < best)
+				best = diagonal + 1;
+			row[j + 1] = best;
+		}
+	}
+	return row[n];
+}
+
+/* The nearest key of the section (NULL: the nearest section) to name. */
+static const char *nearest(const char *section, const char *name)
+{
+	const char *best = keys[0].section;
+	size_t best_distance = SIZE_MAX;
+
+	for (size_t i = 0; i < N_KEYS; i++) {
+		const char *candidate = section ? keys[i].name : keys[i].section;
+		size_t d = distance(name, candidate);
+
+		if (section && strcmp(keys[i].section, section) != 0)
+			continue;
+		if (d < best_distance) {
+			best = candidate;
+			best_distance = d;
+		}
+	}
+	return best;
+}
+
+/* ---- values ---- */
+
+/* A whole number, with unit letters allowed or not. */
+static bool parse_number(const char *text, bool units, uint64_t *out)
+{
+	static const char letters[] = "KMGT";
+	const char *letter;
+	char *end;
+	uint64_t value;
+
+	if (!isdigit((unsigned char)text[0]))
+		return false;
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	if (errno)
+		return false;
+	if (units && *end && (letter = strchr(letters, toupper((unsigned char)*end)))) {
+		if (__builtin_mul_overflow(value, 1ull << 10 * (letter - letters + 1), &value))
+			return false;
+		end++;
+	}
+	if (*end)
+		return false;
+	*out = value;
+	return true;
+}
+
+static bool set_number(struct loader *l, const struct key *key, const char *text)
+{
+	bool size = key->kind == KIND_SIZE;
+	char *field = (char *)&l->config + key->offset;
+	uint64_t value;
+
+	if (!parse_number(text, size, &value))
+		return fail(l, l->line, key->name, "\"%s\" is not %s", text,
+			size ? "a size (a whole number of bytes, or with K, M, G or T after it)"
+			     : "a whole number");
+	if (value < key->min || value > key->max)
+		return fail(l, l->line, key->name, "%s is out of range (%llu to %llu)", text,
+			(unsigned long long)key->min, (unsigned long long)key->max);
+	if (size)
+		memcpy(field, &value, sizeof value);
+	else
+		memcpy(field, &(uint32_t){(uint32_t)value}, sizeof(uint32_t));
+	return true;
+}
+
+static bool set_real(struct loader *l, const struct key *key, const char *text)
+{
+	char *end;
+	double value = strtod(text, &end);
+
+	if (end == text || *end || !isfinite(value))
+		return fail(l, l->line, key->name, "\"%s\" is not a number", text);
+	memcpy((char *)&l->config + key->offset, &value, sizeof value);
+	return true;
+}
+
+static bool set_text(struct loader *l, const struct key *key, const char *text)
+{
+	size_t len = strlen(text);
+
+	if (len < key->min)
+		return fail(l, l->line, key->name, "must not be empty");
+	if (len > key->max)
+		return fail(l, l->line, key->name, "longer than %llu bytes", (unsigned long long)key->max);
+	memcpy((char *)&l->config + key->offset, text, len + 1);
+	return true;
+}
+
+static bool set_backend(struct loader *l, const char *text)
+{
+	if (strcmp(text, "auto") != 0 && strcmp(text, "host") != 0)
+		return fail(l, l->line, "backend", "\"%s\" is neither auto nor host", text);
+	strcpy(l->config.backend, text);
+	return true;
+}
+
+static bool set_level(struct loader *l, const char *text)
+{
+	for (uint32_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
+		if (strcmp(text, levels[i]) == 0) {
+			l->config.log_level = i;
+			return true;
+		}
+	}
+	return fail(l, l->line, "log_level", "\"%s\" is none of error, warning, info, debug", text);
+}
+
+static bool add_transform(struct loader *l, const char *text)
+{
+	struct config *c = &l->config;
+
+	if (!*text)
+		return fail(l, l->line, "path", "must not be empty");
+	if (strlen(text) >= CONFIG_PATH_MAX)
+		return fail(l, l->line, "path", "longer than %d bytes", CONFIG_PATH_MAX - 1);
+	if (c->n_transforms == CONFIG_TRANSFORMS_MAX)
+		return fail(l, l->line, "path", "more than %d transforms", CONFIG_TRANSFORMS_MAX);
+	strcpy(c->transforms[c->n_transforms++], text);
+	return true;
+}
+
+/* "any", or user ids with blanks or commas between them. */
+static bool set_uids(struct loader *l, const char *text)
+{
+	struct config_namespace *n = l->name_space;
+	char copy[256], *rest = copy, *word;
+
+	if (strcmp(text, "any") == 0) {
+		n->any_uid = true;
+		return true;
+	}
+	if (strlen(text) >= sizeof copy)
+		return fail(l, l->line, "uids", "longer than %zu bytes", sizeof copy - 1);
+	strcpy(copy, text);
+	while ((word = strsep(&rest, ", \t"))) {
+		uint64_t uid;
+
+		if (!*word)
+			continue;
+		/* The largest uid_t stands for "no user" in system calls. */
+		if (!parse_number(word, false, &uid) || uid >= UINT32_MAX)
+			return fail(
+				l, l->line, "uids", "\"%s\" is not a user id (a number), nor \"any\"", word);
+		if (n->n_uids == CONFIG_UIDS_MAX)
+			return fail(l, l->line, "uids", "more than %d user ids", CONFIG_UIDS_MAX);
+		n->uids[n->n_uids++] = (uid_t)uid;
+	}
+	return n->n_uids ? true : fail(l, l->line, "uids", "must not be empty");
+}
+
+static bool set_value(struct loader *l, const struct key *key, const char *value)
+{
+	switch (key->kind) {
+	case KIND_TEXT: return set_text(l, key, value);
+	case KIND_COUNT:
+	case KIND_SIZE: return set_number(l, key, value);
+	case KIND_REAL: return set_real(l, key, value);
+	case KIND_LEVEL: return set_level(l, value);
+	case KIND_BACKEND: return set_backend(l, value);
+	case KIND_TRANSFORM: return add_transform(l, value);
+	case KIND_UIDS: return set_uids(l, value);
+	}
+	return false;
+}
+
+/* ---- lines, sections, keys ---- */
+
+static bool begin_namespace(struct loader *l, const char *name)
+{
+	struct config *c = &l->config;
+	size_t len = strlen(name);
+
+	if (len == 0 || len >= sizeof c->namespaces[0].name)
+		return fail(l, l->line, NULL, "[%s]: a namespace's name has 1 to %zu bytes", l->title,
+			sizeof c->namespaces[0].name - 1);
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)name[i] <= ' ' || name[i] == 0x7f)
+			return fail(l, l->line, NULL, "[%s]: a namespace's name holds no blanks", l->title);
+	for (uint32_t i = 0; i < c->n_namespaces; i++) {
+		if (strcmp(c->namespaces[i].name, name) == 0) {
+			l->name_space = &c->namespaces[i];
+			return true;
+		}
+	}
+	if (c->n_namespaces == CONFIG_NAMESPACES_MAX)
+		return fail(
+			l, l->line, NULL, "[%s]: more than %d namespaces", l->title, CONFIG_NAMESPACES_MAX);
+	l->name_space = &c->namespaces[c->n_namespaces++];
+	memcpy(l->name_space->name, name, len + 1);
+	return true;
+}
+
+/* text: the line from its opening bracket on. A bracket that is never closed is left for inih to refuse. */
+static bool begin_section(struct loader *l, const char *text, size_t len)
+{
+	const char *close = memchr(text, ']', len), *rest;
+	char *name;
+
+	if (!close)
+		return true;
+	for (rest = close + 1; rest < text + len && isspace((unsigned char)*rest); rest++)
+		;
+	if (rest < text + len && !strchr(";#", *rest))
+		return fail(l, l->line, NULL, "nothing but a comment may follow a section's name");
+	if ((size_t)(close - text) > sizeof l->title)
+		return fail(
+			l, l->line, NULL, "a section's name is longer than %zu bytes", sizeof l->title - 1);
+	snprintf(l->title, sizeof l->title, "%.*s", (int)(close - text - 1), text + 1);
+	if (strncmp(l->title, "namespace", 9) == 0 && isspace((unsigned char)l->title[9])) {
+		for (name = l->title + 9; isspace((unsigned char)*name); name++)
+			;
+		l->section = "namespace";
+		return begin_namespace(l, name);
+	}
+	for (size_t i = 0; i < N_KEYS; i++) {
+		if (strcmp(keys[i].section, l->title) == 0 && strcmp(l->title, "namespace") != 0) {
+			l->section = keys[i].section;
+			return true;
+		}
+	}
+	if (strcmp(nearest(NULL, l->title), "namespace") == 0)
+		return fail(
+			l, l->line, NULL, "[%s]: unknown section; did you mean [namespace NAME]?", l->title);
+	return fail(l, l->line, NULL, "[%s]: unknown section; did you mean [%s]?", l->title,
+		nearest(NULL, l->title));
+}
+
+/* inih's reader, in the manner of fgets. */
+static char *read_line(char *out, int room, void *arg)
+{
+	struct loader *l = arg;
+	const char *start = l->at, *newline;
+	size_t len;
+
+	if (l->failed_line || start == l->end)
+		return NULL;
+	newline = memchr(start, '\n', (size_t)(l->end - start));
+	l->at = newline ? newline + 1 : l->end;
+	l->line++;
+	while (start < l->at && (*start == ' ' || *start == '\t'))
+		start++;
+	len = (size_t)(l->at - start);
+	if (memchr(start, 0, len)) {
+		fail(l, l->line, NULL, "not text: the line holds a NUL byte");
+		return NULL;
+	}
+	if (len >= (size_t)room) {
+		fail(l, l->line, NULL, "longer than %d bytes", room - 2);
+		return NULL;
+	}
+	if (len && *start == '[' && !begin_section(l, start, len))
+		return NULL;
+	memcpy(out, start, len);
+	out[len] = 0;
+	return out;
+}
+
+static bool set_key(struct loader *l, const char *name, const char *value)
+{
+	size_t i;
+	uint32_t *seen;
+
+	if (!l->section)
+		return fail(l, l->line, NULL, "%s: stands before the first [section]", name);
+	for (i = 0; i < N_KEYS; i++)
+		if (strcmp(keys[i].section, l->section) == 0 && strcmp(keys[i].name, name) == 0)
+			break;
+	if (i == N_KEYS)
+		return fail(l, l->line, name, "unknown key; did you mean %s?", nearest(l->section, name));
+	seen = keys[i].kind == KIND_UIDS ? &l->seen_namespace[l->name_space - l->config.namespaces]
+					 : &l->seen[i];
+	if (*seen && keys[i].kind != KIND_TRANSFORM)
+		return fail(l, l->line, name, "set already in line %u", *seen);
+	*seen = l->line;
+	return set_value(l, &keys[i], value);
+}
+
+/* inih's handler. The section is known already. */
+static int take_pair(void *arg, const char *section, const char *name, const char *value)
+{
+	(void)section;
+	return set_key(arg, name, value);
+}
+
+/* ---- what only the whole can tell ---- */
+
+static uint32_t line_of(const struct loader *l, const char *section, const char *name)
+{
+	for (size_t i = 0; i < N_KEYS; i++)
+		if (strcmp(keys[i].section, section) == 0 && strcmp(keys[i].name, name) == 0)
+			return l->seen[i];
+	return 0;
+}
+
+/* Each policy key is tried alone over the defaults, so that the one to blame is named; then all together. */
+static bool check_policy(struct loader *l)
+{
+	char why[160] = "";
+	size_t last = N_KEYS;
+
+	for (size_t i = 0; i < N_KEYS; i++) {
+		struct config alone;
+		size_t len = keys[i].kind == KIND_REAL ? sizeof(double) : sizeof(uint32_t);
+
+		if (strcmp(keys[i].section, "policy") != 0 || !l->seen[i])
+			continue;
+		config_init(&alone);
+		memcpy((char *)&alone + keys[i].offset, (char *)&l->config + keys[i].offset, len);
+		strcpy(l->title, "policy");
+		if (policy_check(&alone.policy, why, sizeof why) < 0)
+			return fail(l, l->seen[i], keys[i].name, "%s", why);
+		last = i;
+	}
+	if (last == N_KEYS || policy_check(&l->config.policy, why, sizeof why) == 0)
+		return true;
+	return fail(l, l->seen[last], keys[last].name, "with the others: %s", why);
+}
+
+static bool check_whole(struct loader *l)
+{
+	const struct config *c = &l->config;
+
+	if (!check_policy(l))
+		return false;
+	if (c->segment_bytes % 4096 || c->store_bytes / 2 < c->segment_bytes) {
+		uint32_t size = line_of(l, "store", "size"), segment = line_of(l, "store", "segment_size");
+
+		strcpy(l->title, "store");
+		if (c->segment_bytes % 4096)
+			return fail(l, segment, "segment_size", "not a multiple of 4K");
+		return fail(l, size > segment ? size : segment, size > segment ? "size" : "segment_size",
+			"the store must hold at least two segments (size %llu, segment_size %llu)",
+			(unsigned long long)c->store_bytes, (unsigned long long)c->segment_bytes);
+	}
+	return true;
+}
+
+int config_load(const char *path, struct config *c, char *why, size_t why_len)
+{
+	struct loader *l = NULL;
+	void *text = NULL;
+	size_t len;
+	int r = file_read(path, &text, &len);
+
+	if (r < 0) {
+		snprintf(why, why_len, "%s: %s", path, strerror(-r));
+		return r;
+	}
+	l = calloc(1, sizeof *l);
+	if (!l) {
+		snprintf(why, why_len, "%s: %s", path, strerror(ENOMEM));
+		r = -ENOMEM;
+		goto out;
+	}
+	l->path = path;
+	l->at = text;
+	l->end = l->at + len;
+	l->why = why;
+	l->why_len = why_len;
+	config_init(&l->config);
+	if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
+		l->at += 3; /* a byte order mark */
+
+	r = ini_parse_stream(read_line, l, take_pair, l);
+	if (r > 0)
+		fail(l, (uint32_t)r, NULL, "neither [section] nor KEY = VALUE");
+	else if (r < 0)
+		fail(l, 1, NULL, "%s", strerror(ENOMEM));
+	if (!l->failed_line)
+		check_whole(l);
+	r = l->failed_line ? -EINVAL : 0;
+	if (r == 0)
+		*c = l->config;
+out:
+	free(l);
+	free(text);
+	return r;
+}
