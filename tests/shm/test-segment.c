@@ -126,7 +126,7 @@ static void test_lying_welcome(void **state)
 		{offsetof(struct wire_welcome, sq_entries), 4, "sq_entries"},
 		{offsetof(struct wire_welcome, cq_entries), 4, "cq_entries"},
 	};
-	static const uint64_t values[] = {1, 3, 32, 8192, 1u << 20, 1u << 30, UINT32_MAX, 1ull << 40,
+	static const uint64_t values[] = {1, 3, 32, 4032, 1u << 20, 1u << 30, UINT32_MAX, 1ull << 40,
 		INT64_MAX, UINT64_MAX - 63, UINT64_MAX};
 	struct segment daemon = {0};
 	struct wire_welcome good;
