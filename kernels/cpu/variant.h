@@ -1,0 +1,38 @@
+/*
+ * The host backend is one set of source files compiled once for each instruction set; KERNELS_VARIANT names
+ * the set (generic, avx2, avx512) and ends every external name. All variants give the same bits, except where
+ * a matrix product is summed.
+ */
+#ifndef KERNELS_CPU_VARIANT_H
+#define KERNELS_CPU_VARIANT_H
+
+#include "kernels/kernels.h"
+
+extern const struct kernels kernels_generic;
+extern const struct kernels kernels_avx2;
+extern const struct kernels kernels_avx512;
+
+#ifdef KERNELS_VARIANT
+
+#define VARIANT_PASTE_(name, variant) name##_##variant
+#define VARIANT_PASTE(name, variant) VARIANT_PASTE_(name, variant)
+#define VARIANT(name) VARIANT_PASTE(name, KERNELS_VARIANT)
+
+/* As the members of struct kernels. */
+void VARIANT(gather)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
+	const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean, float *x,
+	size_t x_stride);
+void VARIANT(scatter)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
+	const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean,
+	const float *x, size_t x_stride);
+void VARIANT(gather_raw)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
+	const uint16_t *tokens, size_t n_tokens, uint8_t *raw);
+void VARIANT(scatter_raw)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
+	const uint16_t *tokens, size_t n_tokens, const uint8_t *raw);
+void VARIANT(quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_tokens, unsigned bits,
+	uint16_t *steps, uint8_t *packed, float *coded, float *kept);
+void VARIANT(dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_rows, size_t n_tokens,
+	unsigned bits, float *c, size_t c_stride);
+
+#endif
+#endif
