@@ -175,7 +175,7 @@ KERNELS_FN int quant_candidates(unsigned bits, float sum_square, float sum_magni
 	int count = 0;
 	for (int k = 0; k < (bits == 1 ? 1 : QUANT_CANDIDATES); k++) {
 		const uint16_t h = f16_from_f32(step);
-		/* The negated comparison keeps out the NaN of a row whose squares underflow. */
+		/* Neither a step below f16 nor the NaN of a row whose squares underflow. */
 		if (h > 0 && h <= 0x7bffu)
 			steps[count++] = h;
 		step *= ratio;
