@@ -12,6 +12,9 @@ extern const struct kernels kernels_generic;
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
 
+/* The variants that this CPU runs and CISTERN_CPU allows, the best last; how many (at least one). */
+size_t kernels_variants(const struct kernels *variants[3]);
+
 #ifdef KERNELS_VARIANT
 
 #define VARIANT_PASTE_(name, variant) name##_##variant
