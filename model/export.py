@@ -2,6 +2,8 @@
 """Write what others read: cistern-mini.safetensors, config.json, heldout/recall*.jsonl, reference.json.
 
     ./export.py weights CKPT       the model of a checkpoint, f16
+    ./export.py checkpoint CKPT STEP TOKENS
+                                   the way back: a checkpoint to train on from, without optimizer state
     ./export.py prompts TEXTDIR    recall prompts over the test and calib documents
     ./export.py reference          logits of the exported weights, for checking another engine
 """
@@ -69,6 +71,11 @@ def weights(ckpt):
         f.write("\n")
 
 
+def checkpoint(ckpt, step, seen):
+    state = {"model": read_safetensors(WEIGHTS), "optimizers": [], "step": int(step), "seen": int(seen)}
+    torch.save(state, ckpt)
+
+
 # Seeds of the two sets are far apart, so that no prompt of one can be a prompt of the other.
 PROMPT_SETS = {"recall": ("test", 200, 1_000_000), "recall-calib": ("calib", 40, 2_000_000)}
 
@@ -115,4 +122,4 @@ def reference():
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    {"weights": weights, "prompts": prompts, "reference": reference}[sys.argv[1]](*sys.argv[2:])
+    {"weights": weights, "checkpoint": checkpoint, "prompts": prompts, "reference": reference}[sys.argv[1]](*sys.argv[2:])

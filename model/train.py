@@ -88,7 +88,7 @@ def main():
         kept = torch.load(a.ckpt)
         model.load_state_dict(kept["model"])
         for optimizer, state in zip(optimizers, kept["optimizers"]):
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(state)  # none after `export.py checkpoint`: the moments start anew
         step, seen = kept["step"], kept["seen"]
     train = data.Text(os.path.join(a.textdir, "train.txt"))
     tune = data.Text(os.path.join(a.textdir, "tune.txt"))
