@@ -25,6 +25,19 @@ static size_t bucket_of(const struct index *x, size_t n_buckets, const struct in
 	return (size_t)XXH3_64bits_withSeed(id, sizeof *id, x->seed) & (n_buckets - 1);
 }
 
+void index_key_make(struct index_key *out, const uint8_t name_space[16], const uint8_t fingerprint[16],
+	const uint8_t key[32])
+{
+	uint8_t both[32];
+	XXH128_canonical_t owner;
+
+	memcpy(both, name_space, 16);
+	memcpy(both + 16, fingerprint, 16);
+	XXH128_canonicalFromHash(&owner, XXH3_128bits(both, sizeof both));
+	memcpy(out->owner, owner.digest, 16);
+	memcpy(out->key, key, 32);
+}
+
 struct index *index_new(void)
 {
 	struct index *x = calloc(1, sizeof *x);
@@ -112,7 +125,7 @@ struct index_entry *index_add(struct index *x, const struct index_key *id)
 	return e;
 }
 
-void index_remove(struct index *x, struct index_entry *e)
+void index_detach(struct index *x, struct index_entry *e)
 {
 	struct index_entry **link = &x->buckets[bucket_of(x, x->n_buckets, &e->id)];
 
@@ -121,6 +134,11 @@ void index_remove(struct index *x, struct index_entry *e)
 	*link = e->hash_next;
 	index_untrack(x, e);
 	x->n_entries--;
+}
+
+void index_remove(struct index *x, struct index_entry *e)
+{
+	index_detach(x, e);
 	free(e);
 }
 

@@ -13,11 +13,15 @@
 
 struct index;
 
-/* What identifies a chunk. owner: XXH3-128 over namespace id and model fingerprint. */
+/* What identifies a chunk. owner: XXH3-128 over namespace id and model
+ * fingerprint (the key of a chunk alone is chosen by clients). */
 struct index_key {
 	uint8_t owner[16];
 	uint8_t key[32];
 };
+
+void index_key_make(struct index_key *out, const uint8_t name_space[16], const uint8_t fingerprint[16],
+	const uint8_t key[32]);
 
 struct index_entry {
 	struct index_key id;
@@ -33,7 +37,9 @@ struct index_entry {
 	uint32_t n_pins;
 	uint32_t n_users; /* operations that read or write the record now: not to be moved or freed */
 	bool writing;     /* a store write is in flight */
-	bool dead;        /* removed while in use: free when n_users drops to 0 */
+	bool reading;     /* a store read is in flight */
+	bool dead;        /* detached while in use: its owner frees it when the last user lets go */
+	void *waiters;    /* the cache's: who waits for the record */
 	struct index_entry *hash_next;
 	struct index_entry *newer, *older; /* recency list of entries that are in the pool */
 };
@@ -45,7 +51,9 @@ struct index *index_free(struct index *x);
 struct index_entry *index_find(struct index *x, const struct index_key *id);
 /* A new, empty entry; NULL when out of memory. The key must not be there. */
 struct index_entry *index_add(struct index *x, const struct index_key *id);
-/* Takes it out of table and list and frees it. */
+/* Takes it out of table and list; it is the caller's to free() then. Its key may be added anew at once. */
+void index_detach(struct index *x, struct index_entry *e);
+/* The same, and frees it. */
 void index_remove(struct index *x, struct index_entry *e);
 
 /* Recency: marks as just used (adds to the list when it has a record); takes out of the list. */
