@@ -14,6 +14,7 @@ struct index {
 	size_t n_buckets; /* a power of two */
 	size_t n_entries;
 	uint64_t seed;
+	uint64_t serial;
 	/* The recency list is a ring through this entry: end.older is the newest, end.newer the oldest. An
 	 * entry outside the list has newer and older NULL. */
 	struct index_entry end;
@@ -119,6 +120,7 @@ struct index_entry *index_add(struct index *x, const struct index_key *id)
 		grow(x);
 	at = bucket_of(x, x->n_buckets, id);
 	e->id = *id;
+	e->serial = ++x->serial;
 	e->hash_next = x->buckets[at];
 	x->buckets[at] = e;
 	x->n_entries++;

@@ -34,6 +34,7 @@ struct index_entry {
 	uint64_t raw_bytes;
 	uint64_t position;
 	struct store_location location; /* len_pages 0: not on disk */
+	uint64_t serial; /* never given twice: tells a new entry from an old one of the same key */
 	uint32_t n_pins;
 	uint32_t n_users; /* operations that read or write the record now: not to be moved or freed */
 	bool writing;     /* a store write is in flight */

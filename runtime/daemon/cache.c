@@ -113,16 +113,21 @@ void cache_found(void *arg, const struct store_record *record)
 	e->location = record->location;
 }
 
-struct index_entry *cache_find(struct cache *c, const struct index_key *id)
+struct index_entry *cache_peek(struct cache *c, const struct index_key *id)
 {
 	struct index_entry *e = index_find(c->index, id);
 
-	if (!e || !e->frame_bytes || (!e->record && !e->location.len_pages)) {
-		c->stats.n_misses++;
-		return NULL;
-	}
-	c->stats.n_hits++;
-	index_touch(c->index, e);
+	return e && (e->record || e->location.len_pages) ? e : NULL;
+}
+
+struct index_entry *cache_find(struct cache *c, const struct index_key *id)
+{
+	struct index_entry *e = cache_peek(c, id);
+
+	if (e)
+		index_touch(c->index, e);
+	c->stats.n_hits += e != NULL;
+	c->stats.n_misses += e == NULL;
 	return e;
 }
 
@@ -545,6 +550,11 @@ size_t cache_drop_pool(struct cache *c)
 	index_each(c->index, drop_record, &d);
 	serve_needs(c);
 	return d.n;
+}
+
+uint64_t cache_n_write_errors(const struct cache *c)
+{
+	return c->stats.n_write_errors;
 }
 
 size_t cache_n_busy(const struct cache *c)

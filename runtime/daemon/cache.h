@@ -47,8 +47,10 @@ struct cache *cache_free(struct cache *c);
 void cache_found(void *arg, const struct store_record *record);
 void cache_attach(struct cache *c, struct store *store);
 
-/* A chunk that is there in full; counts as used. NULL: not cached. */
+/* A chunk that is there in full, counted as a hit or a miss, and as used. NULL: not cached. */
 struct index_entry *cache_find(struct cache *c, const struct index_key *id);
+/* The same, not counted. */
+struct index_entry *cache_peek(struct cache *c, const struct index_key *id);
 /* Whether the chunk is being encoded now. */
 bool cache_is_reserved(struct cache *c, const struct index_key *id);
 
@@ -86,6 +88,8 @@ void cache_reap(struct cache *c);
 /* Drops the pool's copy of everything that is on disk and not in use. Returns how many. */
 size_t cache_drop_pool(struct cache *c);
 
+/* Writes to the store that have failed so far. */
+uint64_t cache_n_write_errors(const struct cache *c);
 /* Store operations in flight. */
 size_t cache_n_busy(const struct cache *c);
 void cache_get_stats(struct cache *c, struct cache_stats *out);

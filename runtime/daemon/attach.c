@@ -1,0 +1,365 @@
+#include "runtime/daemon/attach.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/log.h"
+#include "runtime/daemon/control.h"
+#include "runtime/daemon/daemon.h"
+#include "shm/doorbell.h"
+#include "shm/message.h"
+
+/* One client's messages may not keep the others waiting; the rest is taken in the next round. */
+enum { MESSAGES_PER_ROUND = 16 };
+
+/* Where one received message lies while it is handled. */
+struct received {
+	struct session *session;
+	const uint8_t *data;
+	size_t len;
+	struct message_fds *fds;
+};
+
+/* An answer never waits: a client that does not read its answers is cut off. */
+static void send_answer(struct session *s, const void *message, size_t len, const int *fds, uint32_t n_fds)
+{
+	if (!s->closed && message_send(s->socket, message, len, fds, n_fds, 0))
+		session_close(s, "it does not take its answers");
+}
+
+static void refuse(struct session *s, int status, const char *text)
+{
+	struct wire_error e;
+
+	message_error(&e, status, text);
+	send_answer(s, &e, sizeof e, NULL, 0);
+}
+
+static void registered(struct session *s, uint32_t id)
+{
+	struct wire_registered answer = {.id = id};
+
+	message_header(&answer, WIRE_REGISTERED, sizeof answer);
+	send_answer(s, &answer, sizeof answer, NULL, 0);
+}
+
+void attach_unregistered(struct session *s)
+{
+	registered(s, s->leaving_id);
+	if (!s->closed)
+		daemon_pause_socket(s->daemon, s, false);
+}
+
+static bool may_attach(const struct config_namespace *n, uid_t uid)
+{
+	if (n->any_uid)
+		return true;
+	for (uint32_t i = 0; i < n->n_uids; i++)
+		if (n->uids[i] == uid)
+			return true;
+	return !n->n_uids && (uid == 0 || uid == geteuid());
+}
+
+static const struct config_namespace *find_name_space(const struct config *c, const char *name)
+{
+	for (uint32_t i = 0; i < c->n_namespaces; i++)
+		if (!strcmp(c->namespaces[i].name, name))
+			return &c->namespaces[i];
+	return NULL;
+}
+
+static int send_welcome(struct session *s, const struct wire_hello *hello)
+{
+	struct daemon *d = s->daemon;
+	struct wire_welcome welcome;
+	int fds[WIRE_WELCOME_FDS] = {-1, -1, -1}, sq_sleeper = -1, cq_ringer = -1;
+	int r = segment_create(hello->n_entries, hello->arena_bytes, &s->segment, &fds[0]);
+
+	if (!r)
+		r = doorbell_new(&fds[1], &sq_sleeper);
+	if (!r)
+		r = doorbell_new(&cq_ringer, &fds[2]);
+	if (!r)
+		r = daemon_watch(d, sq_sleeper, SOURCE_DOORBELL, s);
+	if (!r) {
+		segment_sq_consumer(&s->segment, &s->sq);
+		segment_cq_producer(&s->segment, &s->cq);
+		s->sq_doorbell = sq_sleeper;
+		s->cq_doorbell = cq_ringer;
+		s->attached = true;
+		segment_welcome(&s->segment, d->config->chunk_tokens, s->id, &welcome);
+		send_answer(s, &welcome, sizeof welcome, fds, WIRE_WELCOME_FDS);
+	} else {
+		if (sq_sleeper >= 0)
+			close(sq_sleeper);
+		if (cq_ringer >= 0)
+			close(cq_ringer);
+		segment_fini(&s->segment);
+	}
+	for (int i = 0; i < WIRE_WELCOME_FDS; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return r;
+}
+
+static void on_hello(const struct received *m)
+{
+	struct session *s = m->session;
+	const struct config_namespace *n;
+	struct wire_hello hello;
+	XXH128_canonical_t id;
+	int r;
+
+	if (s->attached || m->len != sizeof hello) {
+		refuse(s, -EPROTO, "a hello of the wrong size, or a second one");
+		session_close(s, "bad hello");
+		return;
+	}
+	memcpy(&hello, m->data, sizeof hello);
+	message_terminate(hello.name_space, sizeof hello.name_space);
+	n = find_name_space(s->daemon->config, hello.name_space);
+	if (!n || !may_attach(n, s->uid)) {
+		char text[128];
+
+		snprintf(text, sizeof text, "uid %u may not use the namespace, or there is no such namespace",
+			(unsigned)s->uid);
+		refuse(s, -EACCES, text);
+		session_close(s, "not allowed");
+		return;
+	}
+	if (segment_check(hello.n_entries, hello.arena_bytes)) {
+		refuse(s, -EINVAL, "the ring or arena size is out of range");
+		session_close(s, "bad hello");
+		return;
+	}
+	memcpy(s->name_space_name, hello.name_space, sizeof s->name_space_name);
+	XXH128_canonicalFromHash(&id, XXH3_128bits(hello.name_space, strlen(hello.name_space)));
+	memcpy(s->name_space, id.digest, 16);
+	r = send_welcome(s, &hello);
+	if (r) {
+		refuse(s, r, "the daemon could not make the shared segment");
+		session_close(s, "no segment");
+	} else {
+		log_debug("session %u: uid %u, namespace %s", s->id, (unsigned)s->uid, hello.name_space);
+	}
+}
+
+/* The message's geometry, checked; 0 or -EINVAL with why. */
+static int read_geometry(const struct received *m, struct geometry *g, char *why, size_t why_len)
+{
+	struct wire_register_model w;
+	size_t at = sizeof w;
+
+	snprintf(why, why_len, "the message has the wrong size");
+	if (m->len < sizeof w)
+		return -EINVAL;
+	memcpy(&w, m->data, sizeof w);
+	*g = (struct geometry){
+		.n_layers = w.n_layers, .n_planes = w.n_planes, .tp_rank = w.tp_rank, .tp_size = w.tp_size};
+	message_terminate(w.name, sizeof w.name);
+	memcpy(g->name, w.name, sizeof g->name);
+	if (w.n_planes < 1 || w.n_planes > GEOMETRY_PLANES_MAX) {
+		snprintf(why, why_len, "%u planes: a model has 1 or 2", w.n_planes);
+		return -EINVAL;
+	}
+	for (uint32_t i = 0; i < w.n_planes; i++) {
+		const struct wire_plane *p = &w.planes[i];
+		const size_t bytes = (size_t)(p->rope_dim / 2) * sizeof(float);
+
+		g->planes[i] = (struct plane){.n_heads = p->n_heads,
+			.dim = p->dim,
+			.dtype = p->dtype,
+			.rope_kind = p->rope_kind,
+			.rope_offset = p->rope_offset,
+			.rope_dim = p->rope_dim,
+			.rope_scale = p->rope_scale};
+		if (p->rope_kind == ROPE_NONE)
+			continue;
+		if (p->rope_dim > GEOMETRY_ROPE_MAX || m->len - at < bytes)
+			return -EINVAL;
+		memcpy(g->planes[i].inv_freq, m->data + at, bytes);
+		at += bytes;
+	}
+	if (at != m->len)
+		return -EINVAL;
+	return geometry_check(g, why, why_len);
+}
+
+static void on_register_model(const struct received *m)
+{
+	struct session *s = m->session;
+	struct geometry g;
+	struct model *model;
+	char why[200];
+	int r = read_geometry(m, &g, why, sizeof why);
+
+	if (!r) {
+		snprintf(why, sizeof why, "the daemon has no room for another model");
+		r = registry_model(s->daemon->registry, &g, &model);
+	}
+	for (uint32_t i = 0; !r && i < s->n_models; i++)
+		if (s->models[i] == model) {
+			registered(s, i + 1);
+			return;
+		}
+	if (!r && s->n_models == SESSION_MODELS_MAX)
+		r = -ENOSPC;
+	if (r) {
+		refuse(s, r, why);
+		return;
+	}
+	s->models[s->n_models++] = model;
+	registered(s, s->n_models);
+}
+
+static void on_register_memory(const struct received *m)
+{
+	struct session *s = m->session;
+	struct wire_register_memory w;
+	const struct model *model;
+	struct wire_layout *layouts;
+	size_t n, slot = 0;
+	char why[200] = "";
+	int fd, r;
+
+	if (m->len < sizeof w) {
+		refuse(s, -EINVAL, "the message has the wrong size");
+		return;
+	}
+	memcpy(&w, m->data, sizeof w);
+	model = session_model(s, w.model_id);
+	if (!model) {
+		refuse(s, -ENOENT, "no such model");
+		return;
+	}
+	n = (size_t)model->geometry.n_layers * model->geometry.n_planes;
+	if (w.kind != WIRE_MEMORY_MEMFD || m->len != sizeof w + n * sizeof *layouts || m->fds->n != 1) {
+		refuse(s, -EINVAL,
+			"a memfd and one layout for each layer and plane must come with the message");
+		return;
+	}
+	while (slot < SESSION_MEMORIES_MAX && s->memories[slot])
+		slot++;
+	if (slot == SESSION_MEMORIES_MAX) {
+		refuse(s, -ENOSPC, "this connection has as many memories as it may");
+		return;
+	}
+	layouts = malloc(n * sizeof *layouts);
+	if (!layouts) {
+		refuse(s, -ENOMEM, "out of memory");
+		return;
+	}
+	memcpy(layouts, m->data + sizeof w, n * sizeof *layouts);
+	fd = message_fds_take(m->fds, 0);
+	r = mapping_new(model, &w, layouts, fd, &s->memories[slot], why, sizeof why);
+	close(fd);
+	free(layouts);
+	if (r)
+		refuse(s, r, why[0] ? why : strerror(-r));
+	else
+		registered(s, (uint32_t)slot + 1);
+}
+
+static void on_unregister_memory(const struct received *m)
+{
+	struct session *s = m->session;
+	struct wire_unregister_memory w;
+	struct mapping *mapping = NULL;
+
+	if (m->len == sizeof w) {
+		memcpy(&w, m->data, sizeof w);
+		mapping = session_memory(s, w.memory_id);
+	}
+	if (!mapping) {
+		refuse(s, -ENOENT, "no such memory");
+		return;
+	}
+	s->memories[w.memory_id - 1] = NULL;
+	if (mapping->n_refs > 1) {
+		s->leaving = mapping;
+		s->leaving_id = w.memory_id;
+		daemon_pause_socket(s->daemon, s, true);
+		return;
+	}
+	mapping_unref(mapping);
+	registered(s, w.memory_id);
+}
+
+static void on_control(const struct received *m)
+{
+	struct session *s = m->session;
+	const size_t head = sizeof(struct wire_header);
+	char *text, *message;
+	size_t len;
+
+	if (s->uid != 0 && s->uid != geteuid()) {
+		refuse(s, -EACCES, "control is for root and the daemon's own user");
+		return;
+	}
+	text = control_answer(s->daemon, (const char *)m->data + head, m->len - head);
+	len = text ? strlen(text) : 0;
+	message = text && len + head <= WIRE_MESSAGE_MAX ? malloc(len + head) : NULL;
+	if (message) {
+		memcpy(message + head, text, len);
+		message_header(message, WIRE_CONTROL, len + head);
+		send_answer(s, message, len + head, NULL, 0);
+	} else {
+		refuse(s, text ? -EMSGSIZE : -ENOMEM, "the answer could not be made");
+	}
+	free(message);
+	free(text);
+}
+
+static void handle(const struct received *m)
+{
+	struct session *s = m->session;
+	const enum wire_type type = message_type(m->data);
+
+	if (type == WIRE_HELLO)
+		on_hello(m);
+	else if (type == WIRE_CONTROL)
+		on_control(m);
+	else if (!s->attached)
+		refuse(s, -EPROTO, "say hello first");
+	else if (type == WIRE_REGISTER_MODEL)
+		on_register_model(m);
+	else if (type == WIRE_REGISTER_MEMORY)
+		on_register_memory(m);
+	else if (type == WIRE_UNREGISTER_MEMORY)
+		on_unregister_memory(m);
+	else
+		refuse(s, -EPROTO, "a message of a type that the daemon does not take");
+}
+
+void session_receive(struct session *s)
+{
+	uint8_t *const buffer = s->daemon->message;
+	struct message_fds fds = {0};
+	const char *why = NULL;
+	size_t len;
+	int r;
+
+	/* Behind an unregistration that is waiting, messages wait too: answers come in order. */
+	for (int n = 0; n < MESSAGES_PER_ROUND && !s->closed && !s->leaving; n++) {
+		r = message_receive(s->socket, buffer, WIRE_MESSAGE_MAX, &len, &fds, 0);
+		if (r == -EAGAIN || r == -EINTR)
+			return;
+		if (r) {
+			session_close(s, r == -ENOTCONN ? "the client has gone" : "a garbled message");
+			return;
+		}
+		if (message_check(buffer, len, &why)) {
+			refuse(s, -EPROTO, why);
+			session_close(s, why);
+		} else {
+			const struct received m = {.session = s, .data = buffer, .len = len, .fds = &fds};
+
+			handle(&m);
+		}
+		message_fds_close(&fds);
+	}
+}

@@ -1,0 +1,13 @@
+/*
+ * The messages on a session's socket: hello, registrations, control. Each gets one answer, in order; a fault
+ * is answered with a sentence that says what was wrong. Front thread.
+ */
+#ifndef RUNTIME_DAEMON_ATTACH_H
+#define RUNTIME_DAEMON_ATTACH_H
+
+#include "runtime/daemon/session.h"
+
+/* The memory that session->leaving_id named is unmapped: sends the answer that waited for it. */
+void attach_unregistered(struct session *s);
+
+#endif

@@ -1,0 +1,155 @@
+#include "runtime/daemon/control.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/daemon/daemon.h"
+
+static json_t *number(uint64_t n)
+{
+	return json_integer((json_int_t)n);
+}
+
+static json_t *pool_object(const struct daemon *d)
+{
+	struct pool_stats s;
+
+	pool_get_stats(d->pool, &s);
+	return json_pack("{s:o, s:o, s:o, s:o}", "limit_bytes", number(s.limit_bytes), "used_bytes",
+		number(s.used_bytes), "largest_free_bytes", number(s.largest_free_bytes), "extents",
+		number(s.n_extents));
+}
+
+static json_t *store_object(const struct daemon *d)
+{
+	struct store_stats s;
+
+	if (!d->store)
+		return json_null();
+	store_get_stats(d->store, &s);
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}",
+		"directory", d->config->store_dir, "limit_bytes", number(s.limit_bytes), "used_bytes",
+		number(s.used_bytes), "live_bytes", number(s.live_bytes), "segments", number(s.n_segments),
+		"records", number(s.n_records), "written_bytes", number(s.written_bytes), "read_bytes",
+		number(s.read_bytes), "writes", number(s.n_writes), "reads", number(s.n_reads), "dropped",
+		number(s.n_dropped), "errors", number(s.n_errors), "direct", (int)s.direct, "fixed_buffers",
+		(int)s.fixed_buffers);
+}
+
+static json_t *cache_object(const struct daemon *d)
+{
+	struct cache_stats s;
+
+	cache_get_stats(d->cache, &s);
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "chunks",
+		number(s.n_entries), "in_pool", number(s.n_in_pool), "on_disk", number(s.n_on_disk), "hits",
+		number(s.n_hits), "misses", number(s.n_misses), "filled", number(s.n_filled), "evicted",
+		number(s.n_evicted), "dropped", number(s.n_dropped), "removed", number(s.n_removed),
+		"fetched", number(s.n_fetched), "write_errors", number(s.n_write_errors), "frame_bytes",
+		number(s.frame_bytes), "raw_bytes", number(s.raw_bytes));
+}
+
+static json_t *models_array(const struct daemon *d)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < registry_n_models(d->registry); i++) {
+		const struct model *m = registry_model_at(d->registry, i);
+
+		json_array_append_new(array, json_pack("{s:s, s:i, s:o, s:b}", "name", m->geometry.name,
+						     "layers", (int)m->geometry.n_layers, "token_bytes",
+						     number(geometry_token_bytes(&m->geometry)), "transform",
+						     m->transform != NULL));
+	}
+	return array;
+}
+
+static json_t *sessions_array(const struct daemon *d)
+{
+	json_t *array = json_array();
+
+	for (const struct session *s = d->sessions; s; s = s->next)
+		if (s->attached && !s->closed)
+			json_array_append_new(
+				array, json_pack("{s:i, s:s, s:i, s:o, s:i, s:o}", "id", (int)s->id,
+					       "namespace", s->name_space_name, "uid", (int)s->uid,
+					       "requests", number(s->n_served), "in_flight",
+					       (int)s->n_requests, "pins", number(s->n_pins)));
+	return array;
+}
+
+static json_t *requests_object(const struct daemon *d)
+{
+	static const char *const names[DAEMON_OPS] = {
+		"nop", "lookup", "put", "get", "prefetch", "pin", "unpin", "remove", "sync"};
+	json_t *object = json_object();
+
+	for (int i = 0; i < DAEMON_OPS; i++)
+		json_object_set_new(object, names[i], number(d->counters.n_requests[i]));
+	json_object_set_new(object, "bad", number(d->counters.n_bad_requests));
+	return object;
+}
+
+static json_t *status(struct daemon *d, const json_t *request)
+{
+	const struct daemon_counters *n = &d->counters;
+
+	(void)request;
+	return json_pack(
+		"{s:b, s:s, s:o, s:s, s:s, s:i, s:i, s:{s:i, s:i, s:i, s:f, s:f}, s:o, s:o, s:o, s:o, s:o, "
+		"s:o, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:o}}",
+		"ok", 1, "version", CISTERN_VERSION, "uptime_ms", number(daemon_now_ms() - d->started_ms),
+		"backend", "host", "kernels", d->kernels->name, "workers", (int)d->n_workers, "chunk_tokens",
+		(int)d->config->chunk_tokens, "policy", "version", (int)d->policy.version, "sink_tokens",
+		(int)d->policy.sink_tokens, "window_tokens", (int)d->policy.window_tokens, "ratio",
+		d->policy.ratio, "max_error", d->policy.max_error, "pool", pool_object(d), "store",
+		store_object(d), "cache", cache_object(d), "models", models_array(d), "sessions",
+		sessions_array(d), "requests", requests_object(d), "transforms", "count",
+		number(registry_n_transforms(d->registry)), "bytes",
+		number(registry_transform_bytes(d->registry)), "chunks", "encoded", number(n->n_put_chunks),
+		"decoded", number(n->n_get_chunks), "encoded_raw_bytes", number(n->put_raw_bytes),
+		"encoded_frame_bytes", number(n->put_frame_bytes));
+}
+
+static json_t *drop_pool(struct daemon *d, const json_t *request)
+{
+	(void)request;
+	return json_pack("{s:b, s:o}", "ok", 1, "dropped", number(cache_drop_pool(d->cache)));
+}
+
+static const struct command {
+	const char *name;
+	json_t *(*run)(struct daemon *d, const json_t *request);
+} commands[] = {
+	{"status", status},
+	{"drop-pool", drop_pool},
+};
+
+static json_t *failure(const char *text)
+{
+	return json_pack("{s:b, s:s}", "ok", 0, "error", text);
+}
+
+static json_t *carry_out(struct daemon *d, const json_t *request)
+{
+	const char *name = json_string_value(json_object_get(request, "command"));
+
+	if (!name)
+		return failure("a command is a JSON object with a \"command\"");
+	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+		if (!strcmp(commands[i].name, name))
+			return commands[i].run(d, request);
+	return failure("no such command");
+}
+
+char *control_answer(struct daemon *d, const char *text, size_t len)
+{
+	json_t *request = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *answer = carry_out(d, request);
+	char *out = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
+
+	json_decref(request);
+	json_decref(answer);
+	return out;
+}

@@ -1,0 +1,409 @@
+#include "runtime/daemon/daemon.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+enum {
+	EVENTS_MAX = 64,
+	REQUESTS_PER_ROUND = 64, /* of one session, so that none keeps the others waiting */
+	HELLO_MS = 5000,         /* a connection that has not said hello by then is closed */
+	ACCEPTS_PER_ROUND = 16,
+	CONTROL_CONNECTIONS = 8, /* beyond max_clients, so that an operator always gets in */
+};
+
+uint64_t daemon_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static uint64_t now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* The event's cookie: a session's address, whose low bits are free, with the source in them. */
+enum { SOURCE_MASK = 7 };
+_Static_assert(SOURCE_DOORBELL <= SOURCE_MASK, "sources fit the free bits of an address");
+
+static struct epoll_event event_of(enum daemon_source source, struct session *s)
+{
+	return (struct epoll_event){.events = EPOLLIN, .data.u64 = (uint64_t)(uintptr_t)s | source};
+}
+
+int daemon_watch(struct daemon *d, int fd, enum daemon_source source, struct session *s)
+{
+	struct epoll_event event = event_of(source, s);
+
+	return epoll_ctl(d->epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+
+void daemon_pause_socket(struct daemon *d, struct session *s, bool paused)
+{
+	struct epoll_event event = event_of(SOURCE_SOCKET, s);
+
+	if (paused)
+		event.events = 0; /* EPOLLHUP comes unasked */
+	if (epoll_ctl(d->epoll, EPOLL_CTL_MOD, s->socket, &event))
+		session_close(s, "epoll");
+}
+
+void daemon_mark_dirty(struct daemon *d, struct session *s)
+{
+	if (s->dirty)
+		return;
+	s->dirty = true;
+	s->next_dirty = d->dirty;
+	d->dirty = s;
+}
+
+/* A socket file that nobody listens on is a leftover of a daemon that was killed. */
+static int remove_stale_socket(const struct sockaddr_un *address)
+{
+	struct stat st;
+	int fd, r;
+
+	if (lstat(address->sun_path, &st))
+		return 0;
+	if (!S_ISSOCK(st.st_mode)) {
+		log_error("%s: exists and is not a socket", address->sun_path);
+		return -EEXIST;
+	}
+	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	r = connect(fd, (const struct sockaddr *)address, sizeof *address);
+	close(fd);
+	if (!r) {
+		log_error("%s: another daemon serves it", address->sun_path);
+		return -EADDRINUSE;
+	}
+	return unlink(address->sun_path) && errno != ENOENT ? -errno : 0;
+}
+
+static int listen_on(struct daemon *d, const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	char folder[sizeof address.sun_path];
+	char *slash;
+	int r;
+
+	if (strlen(path) >= sizeof address.sun_path) {
+		log_error("%s: the path is too long for a socket", path);
+		return -ENAMETOOLONG;
+	}
+	strcpy(address.sun_path, path);
+	strcpy(folder, path);
+	slash = strrchr(folder, '/');
+	if (slash && slash != folder) {
+		*slash = 0;
+		if (mkdir(folder, 0755) && errno != EEXIST)
+			log_warning("%s: %s", folder, strerror(errno));
+	}
+	r = remove_stale_socket(&address);
+	if (r)
+		return r;
+	d->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	/* Everybody may connect: who may attach is decided by the peer's uid, namespace by namespace. */
+	if (d->listener < 0 || bind(d->listener, (const struct sockaddr *)&address, sizeof address) ||
+		chmod(path, 0666) || listen(d->listener, 64)) {
+		r = -errno;
+		log_error("%s: %s", path, strerror(-r));
+		return r;
+	}
+	return daemon_watch(d, d->listener, SOURCE_LISTENER, NULL);
+}
+
+static int take_signals(struct daemon *d)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	d->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return d->signals < 0 ? -errno : daemon_watch(d, d->signals, SOURCE_SIGNALS, NULL);
+}
+
+static int open_store(struct daemon *d)
+{
+	struct store_config config = {.directory = d->config->store_dir,
+		.limit_bytes = d->config->store_bytes,
+		.segment_bytes = d->config->segment_bytes};
+	int r;
+
+	if (!d->config->store_dir[0])
+		return 0;
+	pool_range(d->pool, &config.pool_addr, &config.pool_bytes);
+	r = store_open(&config, cache_found, d->cache, &d->store);
+	if (r) {
+		log_error("store %s: %s", d->config->store_dir, strerror(-r));
+		return r;
+	}
+	cache_attach(d->cache, d->store);
+	return daemon_watch(d, store_fd(d->store), SOURCE_STORE, NULL);
+}
+
+static int set_up(struct daemon *d)
+{
+	const struct config *c = d->config;
+	const long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	int r;
+
+	d->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (d->epoll < 0)
+		return -errno;
+	r = take_signals(d);
+	if (r)
+		return r;
+	d->registry = registry_new();
+	if (!d->registry)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < c->n_transforms && !r; i++)
+		r = registry_load_transform(d->registry, c->transforms[i]);
+	if (r)
+		return r;
+	r = pool_new(c->pool_bytes, &d->pool);
+	if (r) {
+		log_error("pool of %llu bytes: %s", (unsigned long long)c->pool_bytes, strerror(-r));
+		return r;
+	}
+	d->cache = cache_new(d->pool, NULL);
+	if (!d->cache)
+		return -ENOMEM;
+	r = open_store(d);
+	if (r)
+		return r;
+	d->n_workers = c->workers ? c->workers : n_cpus > 0 ? (uint32_t)n_cpus : 1;
+	r = workers_new(d->n_workers, d->kernels, &d->workers);
+	if (!r)
+		r = daemon_watch(d, workers_fd(d->workers), SOURCE_WORKERS, NULL);
+	if (!r)
+		r = listen_on(d, c->socket);
+	return r;
+}
+
+int daemon_init(struct daemon *d, const struct config *config)
+{
+	int r;
+
+	*d = (struct daemon){.config = config,
+		.policy = config->policy,
+		.kernels = kernels_cpu(),
+		.epoll = -1,
+		.listener = -1,
+		.signals = -1,
+		.started_ms = daemon_now_ms()};
+	r = set_up(d);
+	if (r) {
+		daemon_fini(d);
+		return r;
+	}
+	log_info("serving on %s: backend host (%s), %u workers, pool %llu MiB, store %s", config->socket,
+		d->kernels->name, d->n_workers, (unsigned long long)config->pool_bytes >> 20,
+		d->store ? config->store_dir : "none");
+	return 0;
+}
+
+static void accept_clients(struct daemon *d)
+{
+	for (int i = 0; i < ACCEPTS_PER_ROUND; i++) {
+		const int fd = accept4(d->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		struct session *s;
+
+		if (fd < 0)
+			return;
+		if (d->n_sessions >= d->config->max_clients + CONTROL_CONNECTIONS) {
+			log_warning("a client was turned away: max_clients is %u", d->config->max_clients);
+			close(fd);
+			continue;
+		}
+		s = session_new(d, fd, ++d->next_session_id);
+		if (!s)
+			continue;
+		s->next = d->sessions;
+		if (s->next)
+			s->next->previous = s;
+		d->sessions = s;
+		d->n_sessions++;
+		d->counters.n_connections++;
+	}
+}
+
+static void handle_event(struct daemon *d, const struct epoll_event *event)
+{
+	struct session *s = (struct session *)(uintptr_t)(event->data.u64 & ~(uint64_t)SOURCE_MASK);
+	struct signalfd_siginfo info;
+
+	switch ((enum daemon_source)(event->data.u64 & SOURCE_MASK)) {
+	case SOURCE_LISTENER: accept_clients(d); break;
+	case SOURCE_SIGNALS:
+		if (read(d->signals, &info, sizeof info) == (ssize_t)sizeof info) {
+			log_info("stopping: signal %u", info.ssi_signo);
+			d->stopping = true;
+		}
+		break;
+	case SOURCE_WORKERS: workers_reap(d->workers); break;
+	case SOURCE_STORE: cache_reap(d->cache); break;
+	case SOURCE_SOCKET:
+		if (s->leaving && (event->events & (EPOLLHUP | EPOLLERR)))
+			session_close(s, "the client has gone");
+		else
+			session_receive(s);
+		break;
+	case SOURCE_DOORBELL: session_rung(s); break;
+	}
+}
+
+static uint32_t consume_all(struct daemon *d)
+{
+	uint32_t n = 0;
+
+	for (struct session *s = d->sessions; s; s = s->next)
+		n += session_consume(s, REQUESTS_PER_ROUND);
+	return n;
+}
+
+static void publish_all(struct daemon *d)
+{
+	while (d->dirty) {
+		struct session *s = d->dirty;
+
+		d->dirty = s->next_dirty;
+		s->dirty = false;
+		session_publish(s);
+	}
+}
+
+/* Closed sessions go here, at the end of a round, when no event can name them any more. Returns how many
+ * connections have yet to say hello. */
+static uint32_t sweep(struct daemon *d)
+{
+	const uint64_t now = daemon_now_ms();
+	uint32_t n_silent = 0;
+
+	for (struct session *s = d->sessions, *next; s; s = next) {
+		next = s->next;
+		if (!s->attached && !s->closed) {
+			n_silent++;
+			if (now - s->since_ms > HELLO_MS)
+				session_close(s, "it never said hello");
+		}
+		if (!s->closed || s->n_requests)
+			continue;
+		if (s->previous)
+			s->previous->next = s->next;
+		else
+			d->sessions = s->next;
+		if (s->next)
+			s->next->previous = s->previous;
+		session_free(s);
+		d->n_sessions--;
+	}
+	return n_silent;
+}
+
+/* Announces sleep on every ring; false: there is something to do after all. */
+static bool may_sleep(struct daemon *d)
+{
+	bool idle = true;
+
+	for (struct session *s = d->sessions; s; s = s->next)
+		idle = !session_sleep(s) && idle;
+	return idle;
+}
+
+int daemon_run(struct daemon *d)
+{
+	struct epoll_event events[EVENTS_MAX];
+	uint64_t busy_until_us = 0;
+	uint32_t n_silent = 0;
+
+	while (!d->stopping) {
+		const uint32_t n_consumed = consume_all(d);
+		int n, timeout_ms = n_silent ? 1000 : -1;
+		bool slept = false;
+
+		publish_all(d);
+		if (n_consumed && d->config->spin_us)
+			busy_until_us = now_us() + d->config->spin_us;
+		if (n_consumed || (busy_until_us && now_us() < busy_until_us)) {
+			timeout_ms = 0;
+		} else {
+			busy_until_us = 0;
+			slept = true;
+			if (!may_sleep(d))
+				timeout_ms = 0;
+		}
+		/* Spinning looks at the descriptors as well, but the rings come first. */
+		n = epoll_wait(d->epoll, events, EVENTS_MAX, timeout_ms);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		for (struct session *s = d->sessions; slept && s; s = s->next)
+			session_wake(s);
+		for (int i = 0; i < n; i++)
+			handle_event(d, &events[i]);
+		publish_all(d);
+		n_silent = sweep(d);
+	}
+	return 0;
+}
+
+/* Lets everything in flight end: sessions are closed, so no new work comes. */
+static void drain(struct daemon *d)
+{
+	struct epoll_event events[EVENTS_MAX];
+
+	for (struct session *s = d->sessions; s; s = s->next)
+		session_close(s, "the daemon stops");
+	d->dirty = NULL;
+	while (d->sessions || (d->workers && workers_n_busy(d->workers)) ||
+		(d->cache && cache_n_busy(d->cache))) {
+		if (d->workers)
+			workers_reap(d->workers);
+		if (d->cache)
+			cache_reap(d->cache);
+		sweep(d);
+		if (d->sessions || workers_n_busy(d->workers) || cache_n_busy(d->cache))
+			epoll_wait(d->epoll, events, EVENTS_MAX, 10);
+	}
+}
+
+void daemon_fini(struct daemon *d)
+{
+	if (d->listener >= 0) {
+		close(d->listener);
+		unlink(d->config->socket);
+	}
+	if (d->workers)
+		drain(d);
+	d->workers = workers_free(d->workers);
+	d->store = store_close(d->store);
+	if (d->cache)
+		cache_attach(d->cache, NULL);
+	d->cache = cache_free(d->cache);
+	d->pool = pool_free(d->pool);
+	d->registry = registry_free(d->registry);
+	if (d->signals >= 0)
+		close(d->signals);
+	if (d->epoll >= 0)
+		close(d->epoll);
+	*d = (struct daemon){.epoll = -1, .listener = -1, .signals = -1};
+}

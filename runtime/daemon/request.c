@@ -1,0 +1,577 @@
+#include "runtime/daemon/request.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "policy/policy.h"
+#include "runtime/daemon/daemon.h"
+#include "shm/cistern.h"
+
+enum {
+	/* Chunks of one request that may be on their way at once: enough to keep disk and workers busy. */
+	WINDOW = 16,
+	LAYERS_PER_PHASE_PLAIN = 8, /* of a layerwise GET, where no transform says which layers go together */
+	PHASES_MAX = GEOMETRY_LAYERS_MAX,
+};
+
+struct request;
+
+/* One chunk of a request on its way. */
+struct step {
+	struct job job; /* first of these two: a step is found from either */
+	struct cache_wait wait;
+	struct request *request;
+	uint32_t chunk;
+	struct index_entry *entry;
+	int status;
+	bool missing;
+	uint8_t *frame; /* PUT: what the job made */
+	size_t frame_bytes;
+	struct frame_info info;
+	const struct transform *transform; /* GET: which the frame names; PUT: the model's, as it was then */
+};
+
+struct request {
+	struct session *session;
+	struct daemon *daemon;
+	struct wire_sqe sqe;
+	struct mapping *mapping;
+	const struct model *model;
+	uint8_t (*keys)[32]; /* [n_chunks] */
+	uint8_t parent[32];
+	uint32_t *blocks;
+	uint32_t n_chunks; /* that are still wanted: a miss cuts it */
+	uint32_t next;     /* chunk to start next */
+	uint32_t n_active;
+	uint32_t n_done; /* REMOVE: how many there were */
+	int status;
+	uint64_t bytes;
+	uint32_t n_phases, phase;
+	uint32_t phase_end[PHASES_MAX]; /* GET: layers [0, phase_end[i]) are complete after phase i */
+	bool starting;
+	uint64_t write_errors;  /* SYNC: as of its start */
+	struct cache_wait wait; /* SYNC */
+};
+
+static void go_on(struct request *q);
+
+static void complete_now(struct session *s, const struct wire_sqe *sqe, int status, uint32_t n_chunks)
+{
+	const struct wire_cqe cqe = {.user_data = sqe->user_data, .status = status, .n_chunks = n_chunks};
+
+	session_complete(s, &cqe);
+	session_request_ended(s);
+}
+
+static void request_end(struct request *q)
+{
+	struct session *s = q->session;
+	const struct wire_cqe cqe = {.user_data = q->sqe.user_data,
+		.status = q->status,
+		.n_chunks = q->sqe.op == WIRE_REMOVE ? q->n_done : q->n_chunks,
+		.n_layers = q->sqe.op == WIRE_GET ? q->model->geometry.n_layers : 0,
+		.bytes = q->bytes};
+
+	mapping_unref(q->mapping);
+	free(q->keys);
+	free(q->blocks);
+	free(q);
+	session_complete(s, &cqe);
+	session_request_ended(s);
+}
+
+static void chunk_id(const struct request *q, uint32_t chunk, struct index_key *out)
+{
+	index_key_make(out, q->session->name_space, q->model->fingerprint, q->keys[chunk]);
+}
+
+static uint32_t chunk_tokens(const struct request *q, uint32_t chunk)
+{
+	const uint32_t size = q->daemon->config->chunk_tokens;
+	const uint32_t left = q->sqe.n_tokens - chunk * size;
+
+	return left < size ? left : size;
+}
+
+/* The chunk where it lies in the client's memory. */
+static struct codec_chunk chunk_in_memory(const struct request *q, uint32_t chunk)
+{
+	const uint32_t first = chunk * q->daemon->config->chunk_tokens;
+
+	return (struct codec_chunk){.geometry = &q->model->geometry,
+		.pages = q->mapping->pages,
+		.run = {.blocks = q->blocks,
+			.block_tokens = q->mapping->block_tokens,
+			.offset = q->sqe.block_offset + first},
+		.n_tokens = chunk_tokens(q, chunk),
+		.position = q->sqe.position + first};
+}
+
+/* The request is as good as its first bad chunk. */
+static void cut(struct request *q, uint32_t chunk, int status)
+{
+	if (chunk >= q->n_chunks)
+		return;
+	q->n_chunks = chunk;
+	q->status = status;
+}
+
+static void step_end(struct step *step, int status)
+{
+	struct request *q = step->request;
+
+	if (status)
+		cut(q, step->chunk, status);
+	free(step);
+	q->n_active--;
+	go_on(q);
+}
+
+static struct step *step_new(struct request *q, uint32_t chunk)
+{
+	struct step *step = calloc(1, sizeof *step);
+
+	if (!step) {
+		cut(q, chunk, -ENOMEM);
+		return NULL;
+	}
+	step->request = q;
+	step->chunk = chunk;
+	q->n_active++;
+	return step;
+}
+
+static struct step *step_of_wait(struct cache_wait *wait)
+{
+	return (struct step *)((char *)wait - offsetof(struct step, wait));
+}
+
+/* ---- PUT ---- */
+
+static void put_run(struct job *job, struct codec *codec)
+{
+	struct step *step = (struct step *)job;
+	const struct request *q = step->request;
+	const struct policy *policy = &q->daemon->policy;
+	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
+	const struct transform *t = step->transform;
+	uint8_t classes[FRAME_TOKENS_MAX];
+	struct codec_options options = {.transform = t,
+		.rung = t ? transform_rung(t, policy->ratio) : 0,
+		.classes = classes,
+		.max_error = policy->max_error,
+		.policy_version = policy->version};
+
+	if (!codec) {
+		step->status = -ENOMEM;
+		return;
+	}
+	memcpy(options.name_space, q->session->name_space, 16);
+	memcpy(options.key, q->keys[step->chunk], 32);
+	memcpy(options.parent, step->chunk ? q->keys[step->chunk - 1] : q->parent, 32);
+	policy_classify(policy, chunk.position, chunk.n_tokens, q->sqe.position + q->sqe.n_tokens, classes);
+	step->status = codec_encode(codec, &chunk, &options, &step->frame, &step->frame_bytes, &step->info);
+}
+
+static void put_filled(struct cache_wait *wait, int status)
+{
+	struct step *step = step_of_wait(wait);
+	struct request *q = step->request;
+	struct daemon_counters *n = &q->daemon->counters;
+
+	if (status) {
+		cache_abandon(q->daemon->cache, step->entry);
+	} else {
+		n->n_put_chunks++;
+		n->put_frame_bytes += step->frame_bytes;
+		n->put_raw_bytes += step->info.raw_bytes;
+		q->bytes += step->frame_bytes;
+		cache_release(q->daemon->cache, step->entry);
+	}
+	step_end(step, status);
+}
+
+static void put_done(struct job *job)
+{
+	struct step *step = (struct step *)job;
+	struct request *q = step->request;
+	struct index_entry *e = step->entry;
+
+	if (step->status) {
+		cache_abandon(q->daemon->cache, e);
+		step_end(step, step->status);
+		return;
+	}
+	memcpy(e->parent, step->info.parent, 32);
+	memcpy(e->name_space, step->info.name_space, 16);
+	memcpy(e->fingerprint, step->info.fingerprint, 16);
+	e->n_tokens = step->info.n_tokens;
+	e->position = step->info.position;
+	e->raw_bytes = step->info.raw_bytes;
+	step->wait.fn = put_filled;
+	cache_fill(q->daemon->cache, e, step->frame, step->frame_bytes, &step->wait);
+}
+
+static void put_start(struct request *q, uint32_t chunk)
+{
+	struct cache *cache = q->daemon->cache;
+	struct index_key id;
+	struct step *step;
+
+	chunk_id(q, chunk, &id);
+	/* One that somebody else is putting now counts as kept: its key says that it is the same. */
+	if (cache_peek(cache, &id) || cache_is_reserved(cache, &id))
+		return;
+	step = step_new(q, chunk);
+	if (!step)
+		return;
+	step->entry = cache_reserve(cache, &id);
+	if (!step->entry) {
+		step_end(step, -ENOMEM);
+		return;
+	}
+	step->transform = q->model->transform;
+	step->job.run = put_run;
+	step->job.done = put_done;
+	workers_submit(q->daemon->workers, &step->job);
+}
+
+/* ---- GET and PREFETCH ---- */
+
+static void get_run(struct job *job, struct codec *codec)
+{
+	struct step *step = (struct step *)job;
+	const struct request *q = step->request;
+	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
+	const uint32_t first = q->phase ? q->phase_end[q->phase - 1] : 0;
+
+	step->status = codec ? codec_decode(codec, cache_frame(step->entry), step->entry->frame_bytes,
+				       step->transform, &chunk, first, q->phase_end[q->phase] - first)
+			     : -ENOMEM;
+}
+
+static void get_done(struct job *job)
+{
+	struct step *step = (struct step *)job;
+	struct request *q = step->request;
+	struct cache *cache = q->daemon->cache;
+	int status = step->status;
+
+	if (status == -EBADMSG || status == -ESTALE) {
+		log_warning("a frame could not be decoded (%s); its chunk is dropped", strerror(-status));
+		status = -EBADMSG;
+		if (!step->entry->dead)
+			cache_remove(cache, step->entry, NULL);
+	} else if (!status && !q->phase) {
+		q->daemon->counters.n_get_chunks++;
+		q->bytes += step->entry->frame_bytes;
+	}
+	cache_release(cache, step->entry);
+	step_end(step, status);
+}
+
+static void get_fetched(struct cache_wait *wait, int status)
+{
+	static const uint8_t plain[16] = {0};
+	struct step *step = step_of_wait(wait);
+	struct request *q = step->request;
+	struct frame_info info;
+
+	if (!status && q->sqe.op == WIRE_GET && !q->session->closed) {
+		status = frame_parse(cache_frame(step->entry), step->entry->frame_bytes, &info, NULL, 0);
+		if (!status)
+			step->transform = registry_transform(q->daemon->registry, info.transform);
+		/* A frame whose transform is not loaded is one that we cannot read: the client's miss. */
+		if (!status && !step->transform && memcmp(info.transform, plain, 16) != 0) {
+			cache_release(q->daemon->cache, step->entry);
+			cut(q, step->chunk, 0);
+			step_end(step, 0);
+			return;
+		}
+		step->status = status;
+		step->job.run = get_run;
+		step->job.done = get_done;
+		if (status)
+			get_done(&step->job);
+		else
+			workers_submit(q->daemon->workers, &step->job);
+		return;
+	}
+	if (!status)
+		q->bytes += step->entry->frame_bytes;
+	cache_release(q->daemon->cache, step->entry);
+	step_end(step, status);
+}
+
+static void get_start(struct request *q, uint32_t chunk)
+{
+	struct index_key id;
+	struct step *step;
+	struct index_entry *e;
+
+	chunk_id(q, chunk, &id);
+	e = cache_find(q->daemon->cache, &id);
+	if (!e) {
+		cut(q, chunk, 0);
+		return;
+	}
+	step = step_new(q, chunk);
+	if (!step)
+		return;
+	step->entry = e;
+	step->wait.fn = get_fetched;
+	cache_hold(e);
+	cache_fetch(q->daemon->cache, e, &step->wait);
+}
+
+/* Where a layerwise GET may stop: after layers that no part reaches across. */
+static void find_phases(struct request *q)
+{
+	const uint32_t n_layers = q->model->geometry.n_layers;
+	const struct transform *t = q->model->transform;
+
+	q->n_phases = 0;
+	for (uint32_t end = 1; end <= n_layers && (q->sqe.flags & CISTERN_LAYERWISE); end++) {
+		bool whole = t || end % LAYERS_PER_PHASE_PLAIN == 0 || end == n_layers;
+
+		for (uint32_t i = 0; t && i < t->n_parts; i++)
+			if (t->parts[i].first_layer < end &&
+				t->parts[i].first_layer + t->parts[i].n_layers > end)
+				whole = false;
+		if (whole)
+			q->phase_end[q->n_phases++] = end;
+	}
+	if (!q->n_phases)
+		q->phase_end[q->n_phases++] = n_layers;
+}
+
+static void tell_phase(struct request *q)
+{
+	const struct wire_cqe cqe = {.user_data = q->sqe.user_data,
+		.flags = CISTERN_MORE,
+		.n_chunks = q->n_chunks,
+		.n_layers = q->phase_end[q->phase]};
+
+	session_complete(q->session, &cqe);
+}
+
+/* ---- REMOVE and SYNC ---- */
+
+static void removed(struct cache_wait *wait, int status)
+{
+	struct step *step = step_of_wait(wait);
+
+	if (status && !step->request->status)
+		step->request->status = status;
+	step_end(step, 0);
+}
+
+static void remove_start(struct request *q, uint32_t chunk)
+{
+	struct index_key id;
+	struct index_entry *e;
+	struct step *step;
+
+	chunk_id(q, chunk, &id);
+	e = cache_peek(q->daemon->cache, &id);
+	if (!e)
+		return;
+	step = step_new(q, chunk);
+	if (!step)
+		return;
+	q->n_done++;
+	step->wait.fn = removed;
+	cache_remove(q->daemon->cache, e, &step->wait);
+}
+
+static void synced(struct cache_wait *wait, int status)
+{
+	struct request *q = (struct request *)((char *)wait - offsetof(struct request, wait));
+
+	/* A write that failed since this client last asked is a chunk that is not on the disk. */
+	if (!status && cache_n_write_errors(q->daemon->cache) != q->session->write_errors_seen)
+		status = -EIO;
+	q->session->write_errors_seen = cache_n_write_errors(q->daemon->cache);
+	q->status = status;
+	request_end(q);
+}
+
+/* ---- the story ---- */
+
+/* Starts chunks while the window has room; ends the phase, and the request, with the last of them. Starting
+ * may finish a chunk at once and so come here again: the outer call goes on. */
+static void go_on(struct request *q)
+{
+	if (q->starting)
+		return;
+	for (;;) {
+		q->starting = true;
+		while (q->next < q->n_chunks && q->n_active < WINDOW && !q->session->closed) {
+			const uint32_t chunk = q->next++;
+
+			if (q->sqe.op == WIRE_PUT)
+				put_start(q, chunk);
+			else if (q->sqe.op == WIRE_REMOVE)
+				remove_start(q, chunk);
+			else
+				get_start(q, chunk);
+		}
+		q->starting = false;
+		if (q->n_active)
+			return;
+		if (q->session->closed || q->sqe.op != WIRE_GET || !q->n_chunks ||
+			q->phase + 1 == q->n_phases)
+			break;
+		tell_phase(q);
+		q->phase++;
+		q->next = 0;
+	}
+	request_end(q);
+}
+
+static bool in_arena(const struct session *s, uint64_t off, uint64_t n, uint64_t size)
+{
+	uint64_t bytes, end;
+
+	return !__builtin_mul_overflow(n, size, &bytes) && !__builtin_add_overflow(off, bytes, &end) &&
+	       end <= s->segment.arena_bytes;
+}
+
+/* Copies the keys out of the arena: what the client does to them from here on changes nothing. */
+static int take_keys(struct request *q)
+{
+	const struct session *s = q->session;
+	const struct wire_sqe *sqe = &q->sqe;
+	const uint32_t n_parents = sqe->op == WIRE_PUT;
+	const uint8_t *from;
+
+	if (!in_arena(s, sqe->keys_off, (uint64_t)sqe->n_chunks + n_parents, 32))
+		return -EINVAL;
+	from = s->segment.arena + sqe->keys_off;
+	if (n_parents)
+		memcpy(q->parent, from, 32);
+	q->keys = malloc((size_t)sqe->n_chunks * 32 + 1);
+	if (!q->keys)
+		return -ENOMEM;
+	memcpy(q->keys, from + n_parents * 32, (size_t)sqe->n_chunks * 32);
+	q->n_chunks = sqe->n_chunks;
+	return 0;
+}
+
+static int take_run(struct request *q)
+{
+	const struct session *s = q->session;
+	const struct wire_sqe *sqe = &q->sqe;
+	struct mapping *m = session_memory(s, sqe->object);
+	const uint64_t size = q->daemon->config->chunk_tokens;
+	uint64_t tokens, end;
+
+	if (!m)
+		return -ENOENT;
+	if (!sqe->n_tokens || sqe->n_chunks != (sqe->n_tokens + size - 1) / size || sqe->position % size ||
+		__builtin_add_overflow(sqe->position, sqe->n_tokens, &end) || end > (uint64_t)1 << 48)
+		return -EINVAL;
+	tokens = (uint64_t)sqe->block_offset + sqe->n_tokens;
+	if (tokens > UINT32_MAX || sqe->n_blocks < (tokens + m->block_tokens - 1) / m->block_tokens ||
+		!in_arena(s, sqe->blocks_off, sqe->n_blocks, sizeof *q->blocks))
+		return -EINVAL;
+	q->blocks = malloc((size_t)sqe->n_blocks * sizeof *q->blocks);
+	if (!q->blocks)
+		return -ENOMEM;
+	memcpy(q->blocks, s->segment.arena + sqe->blocks_off, (size_t)sqe->n_blocks * sizeof *q->blocks);
+	for (uint32_t i = 0; i < sqe->n_blocks; i++)
+		if (q->blocks[i] >= m->n_blocks)
+			return -EINVAL;
+	q->mapping = mapping_ref(m);
+	q->model = m->model;
+	return 0;
+}
+
+static int request_take(struct request *q)
+{
+	const uint8_t op = q->sqe.op;
+	int r = 0;
+
+	if (op == WIRE_SYNC)
+		return 0;
+	if (op == WIRE_PUT || op == WIRE_GET) {
+		r = take_run(q);
+	} else {
+		q->model = session_model(q->session, q->sqe.object);
+		r = q->model ? 0 : -ENOENT;
+	}
+	return r ? r : take_keys(q);
+}
+
+/* LOOKUP, PIN and UNPIN take no time. */
+static void run_at_once(struct request *q)
+{
+	uint32_t n = 0;
+
+	for (; n < q->n_chunks && !q->status; n++) {
+		struct index_key id;
+		struct index_entry *e;
+
+		chunk_id(q, n, &id);
+		if (q->sqe.op == WIRE_UNPIN) {
+			if (session_unpin(q->session, &id))
+				break;
+			continue;
+		}
+		e = q->sqe.op == WIRE_LOOKUP ? cache_find(q->daemon->cache, &id)
+					     : cache_peek(q->daemon->cache, &id);
+		if (!e)
+			break;
+		if (q->sqe.op == WIRE_PIN)
+			q->status = session_pin(q->session, e);
+	}
+	q->n_chunks = n;
+	request_end(q);
+}
+
+void request_start(struct session *s, const struct wire_sqe *sqe)
+{
+	struct daemon *d = s->daemon;
+	struct request *q;
+	int r;
+
+	if (sqe->op < DAEMON_OPS)
+		d->counters.n_requests[sqe->op]++;
+	if (sqe->op == WIRE_NOP || sqe->op >= DAEMON_OPS) {
+		d->counters.n_bad_requests += sqe->op != WIRE_NOP;
+		complete_now(s, sqe, sqe->op == WIRE_NOP ? 0 : -EOPNOTSUPP, 0);
+		return;
+	}
+	q = calloc(1, sizeof *q);
+	if (!q) {
+		complete_now(s, sqe, -ENOMEM, 0);
+		return;
+	}
+	q->session = s;
+	q->daemon = d;
+	q->sqe = *sqe;
+	r = request_take(q);
+	if (r) {
+		d->counters.n_bad_requests++;
+		q->status = r;
+		q->n_chunks = 0;
+		request_end(q);
+		return;
+	}
+	switch (sqe->op) {
+	case WIRE_LOOKUP:
+	case WIRE_PIN:
+	case WIRE_UNPIN: run_at_once(q); break;
+	case WIRE_SYNC:
+		q->wait.fn = synced;
+		cache_sync(d->cache, &q->wait);
+		break;
+	default:
+		if (sqe->op == WIRE_GET)
+			find_phases(q);
+		go_on(q);
+	}
+}
