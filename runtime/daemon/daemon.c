@@ -40,7 +40,7 @@ static uint64_t now_us(void)
 
 /* The event's cookie: a session's address, whose low bits are free, with the source in them. */
 enum { SOURCE_MASK = 7 };
-_Static_assert(SOURCE_DOORBELL <= SOURCE_MASK, "sources fit the free bits of an address");
+_Static_assert((int)SOURCE_DOORBELL <= (int)SOURCE_MASK, "sources fit the free bits of an address");
 
 static struct epoll_event event_of(enum daemon_source source, struct session *s)
 {
