@@ -12,7 +12,7 @@
 enum {
 	/* Up to here the eigenvectors are computed in f64, above in f32, which takes half the time and
 	 * memory. Its eigenvalues err by some 1e-7 of the largest, below what 8 bits a component can show. */
-	DOUBLE_FEATURES_MAX = 1024,
+	DOUBLE_FEATURES_MAX = 256,
 	BLOCK_ROWS = 256,
 };
 
