@@ -1,0 +1,248 @@
+#include "shm/client.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shm/doorbell.h"
+
+#define DEFAULT_SOCKET "/run/cistern/cistern.sock"
+
+enum {
+	DEFAULT_ENTRIES = 256,
+	DEFAULT_ARENA_BYTES = 1 << 20,
+	LOOK_EVERY_NS = 1000 * 1000, /* how often an idle cistern_poll looks whether the daemon lives */
+};
+
+/* cistern_error(NULL): there is no connection that could keep it. */
+static _Thread_local char connect_error[CLIENT_ERROR_MAX] = "no error";
+
+static int64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int client_fail(struct cistern *c, int status, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(c->error, sizeof(c->error), format, args);
+	va_end(args);
+	return status;
+}
+
+int client_lost(struct cistern *c, bool broken, const char *format, ...)
+{
+	va_list args;
+
+	if (!c->gone) {
+		va_start(args, format);
+		vsnprintf(c->error, sizeof(c->error), format, args);
+		va_end(args);
+	}
+	c->gone = true;
+	c->broken |= broken;
+	return -ENOTCONN;
+}
+
+/* ---- the way there ---- */
+
+int client_dial(const char *path, int timeout_ms, int *fd, char *why, size_t why_len)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+	int s, r;
+
+	if (!path)
+		path = secure_getenv("CISTERN_SOCKET");
+	if (!path)
+		path = DEFAULT_SOCKET;
+	if (strlen(path) >= sizeof(address.sun_path)) {
+		snprintf(why, why_len, "the socket path is longer than %zu bytes",
+			sizeof(address.sun_path) - 1);
+		return -EINVAL;
+	}
+	memcpy(address.sun_path, path, strlen(path) + 1);
+	s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (s < 0) {
+		r = -errno;
+		snprintf(why, why_len, "no socket: %s", strerror(-r));
+		return r;
+	}
+	/* unix(7): bounds the wait for a daemon whose backlog is full; connect then fails with EAGAIN. */
+	if (timeout_ms > 0)
+		setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	if (connect(s, (struct sockaddr *)&address, sizeof(address)) < 0) {
+		r = errno == EAGAIN ? -ETIMEDOUT : -errno;
+		snprintf(why, why_len, "cannot reach a daemon at %s: %s", path, strerror(-r));
+		close(s);
+		return r;
+	}
+	*fd = s;
+	return 0;
+}
+
+/* Sends the hello and takes the welcome apart. On success c holds socket, doorbells and segment. */
+static int shake_hands(struct cistern *c, const struct wire_hello *hello)
+{
+	union {
+		struct wire_header header;
+		struct wire_welcome welcome;
+		struct wire_error error;
+	} answer;
+	struct message_fds fds = {0};
+	const char *why;
+	size_t len;
+	int segment, r;
+
+	r = message_send(c->socket, hello, sizeof(*hello), NULL, 0, CLIENT_HANDSHAKE_MS);
+	if (r == 0)
+		r = message_receive(c->socket, &answer, sizeof(answer), &len, &fds, CLIENT_HANDSHAKE_MS);
+	if (r == -ENOTCONN)
+		return client_fail(c, -ECONNREFUSED, "the daemon hung up during the handshake");
+	if (r < 0)
+		return client_fail(c, r, "no answer to the hello: %s", strerror(-r));
+	r = message_check(&answer, len, &why);
+	if (r < 0) {
+		client_fail(c, r, "the daemon's answer is %s", why);
+		goto out;
+	}
+	if (answer.header.type == WIRE_ERROR) {
+		message_terminate(answer.error.text, sizeof(answer.error.text));
+		r = answer.error.header.version != WIRE_VERSION ? -EPROTO
+		    : answer.error.status < 0                   ? answer.error.status
+								: -EPROTO;
+		client_fail(c, r, "the daemon refused: %s", answer.error.text);
+		goto out;
+	}
+	if (answer.header.type != WIRE_WELCOME || len != sizeof(answer.welcome) ||
+		fds.n != WIRE_WELCOME_FDS) {
+		r = client_fail(c, -EPROTO, "the daemon's answer to the hello is not a welcome");
+		goto out;
+	}
+	if (answer.welcome.chunk_tokens == 0 || answer.welcome.sq_entries != hello->n_entries ||
+		answer.welcome.arena_bytes != hello->arena_bytes) {
+		r = client_fail(c, -EPROTO, "the daemon's welcome is not what was asked for");
+		goto out;
+	}
+	segment = message_fds_take(&fds, 0);
+	r = segment_map(&answer.welcome, segment, &c->segment, &why);
+	close(segment);
+	if (r < 0) {
+		client_fail(c, r, "%s", why);
+		goto out;
+	}
+	c->sq_ringer = message_fds_take(&fds, 1);
+	c->cq_sleeper = message_fds_take(&fds, 2);
+	c->chunk_tokens = answer.welcome.chunk_tokens;
+out:
+	message_fds_close(&fds);
+	return r;
+}
+
+static int prepare(struct cistern *c)
+{
+	c->n_flights = c->segment.cq_entries;
+	c->flights = calloc(c->n_flights, sizeof(c->flights[0]));
+	c->idle = calloc(c->n_flights, sizeof(c->idle[0]));
+	if (!c->flights || !c->idle || arena_init(&c->arena, c->segment.arena_bytes, c->n_flights) < 0)
+		return client_fail(c, -ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < c->n_flights; i++)
+		c->idle[c->n_idle++] = c->n_flights - 1 - i;
+	segment_sq_producer(&c->segment, &c->sq);
+	segment_cq_consumer(&c->segment, &c->cq);
+	return 0;
+}
+
+static int fill_hello(struct cistern *c, const struct cistern_options *options, struct wire_hello *hello)
+{
+	const char *name = options->name_space ? options->name_space : "default";
+
+	memset(hello, 0, sizeof(*hello));
+	message_header(hello, WIRE_HELLO, sizeof(*hello));
+	hello->n_entries = options->n_entries ? options->n_entries : DEFAULT_ENTRIES;
+	hello->arena_bytes = options->arena_bytes ? options->arena_bytes : DEFAULT_ARENA_BYTES;
+	if (!*name || strlen(name) >= sizeof(hello->name_space))
+		return client_fail(
+			c, -EINVAL, "the namespace must have 1 to %zu bytes", sizeof(hello->name_space) - 1);
+	memcpy(hello->name_space, name, strlen(name));
+	if (segment_check(hello->n_entries, hello->arena_bytes) < 0)
+		return client_fail(c, -EINVAL,
+			"n_entries must be a power of two up to %d, arena_bytes from %d to %d",
+			WIRE_ENTRIES_MAX, WIRE_ARENA_MIN, WIRE_ARENA_MAX);
+	c->spin_us = options->spin_us;
+	return 0;
+}
+
+int cistern_connect(const struct cistern_options *options, struct cistern **out)
+{
+	static const struct cistern_options defaults = {0};
+	struct wire_hello hello;
+	struct cistern *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c) {
+		snprintf(connect_error, sizeof(connect_error), "out of memory");
+		return -ENOMEM;
+	}
+	snprintf(c->error, sizeof(c->error), "no error");
+	c->socket = c->sq_ringer = c->cq_sleeper = -1;
+	if (!options)
+		options = &defaults;
+	r = fill_hello(c, options, &hello);
+	if (r == 0)
+		r = client_dial(
+			options->socket_path, CLIENT_HANDSHAKE_MS, &c->socket, c->error, sizeof(c->error));
+	if (r == 0)
+		r = shake_hands(c, &hello);
+	if (r == 0)
+		r = prepare(c);
+	if (r < 0) {
+		snprintf(connect_error, sizeof(connect_error), "%s", c->error);
+		cistern_close(c);
+		return r;
+	}
+	*out = c;
+	return 0;
+}
+
+void cistern_close(struct cistern *c)
+{
+	if (!c)
+		return;
+	segment_fini(&c->segment);
+	arena_fini(&c->arena);
+	free(c->flights);
+	free(c->idle);
+	free(c->models);
+	free(c->memories);
+	if (c->sq_ringer >= 0)
+		close(c->sq_ringer);
+	if (c->cq_sleeper >= 0)
+		close(c->cq_sleeper);
+	if (c->socket >= 0)
+		close(c->socket);
+	free(c);
+}
+
+const char *cistern_error(const struct cistern *c)
+{
+	return c ? c->error : connect_error;
+}
+
+uint32_t cistern_chunk_tokens(const struct cistern *c)
+{
+	return c->chunk_tokens;
+}

@@ -1,0 +1,79 @@
+/*
+ * Inside libcistern: the connection as its three files see it. client.c holds its life and the way of
+ * completions back, client-request.c the way of requests there, client-register.c the round trips on the
+ * socket.
+ */
+#ifndef SHM_CLIENT_H
+#define SHM_CLIENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/arena.h"
+#include "shm/cistern.h"
+#include "shm/message.h"
+#include "shm/ring.h"
+#include "shm/segment.h"
+
+enum { CLIENT_ERROR_MAX = 512, CLIENT_HANDSHAKE_MS = 5000, CLIENT_REGISTER_MS = 30000 };
+
+/* A request between its submission and its last completion. Its index and generation travel as the wire's
+ * user_data, so that a completion the daemon made up, or sends twice, is not taken for one of ours. */
+struct flight {
+	uint64_t user_data; /* the engine's */
+	uint64_t arena_offset;
+	uint64_t arena_len; /* 0: none */
+	uint32_t n_chunks;  /* as asked */
+	uint32_t generation;
+	bool live;
+};
+
+/* What was registered, for checking what refers to it. */
+struct client_model {
+	uint32_t id;
+	uint32_t n_layouts; /* layers x planes */
+};
+
+struct client_memory {
+	uint32_t id;
+	uint32_t block_tokens;
+	uint32_t n_blocks;
+};
+
+struct cistern {
+	int socket;
+	int sq_ringer;
+	int cq_sleeper;
+	struct segment segment;
+	struct ring_producer sq;
+	struct ring_consumer cq;
+	struct arena arena;
+	struct flight *flights; /* [n_flights] */
+	uint32_t *idle;         /* [n_idle] indices of flights that are free, a stack */
+	uint32_t n_flights;     /* as many as the completion ring has entries */
+	uint32_t n_idle;
+	struct client_model *models;
+	uint32_t n_models;
+	struct client_memory *memories;
+	uint32_t n_memories;
+	uint32_t chunk_tokens;
+	uint32_t spin_us;
+	bool gone;         /* the daemon hung up, or broke the protocol */
+	bool broken;       /* the latter: what the rings say is not to be believed any more */
+	bool watched;      /* cistern_fd was called: somebody else sleeps on the doorbell */
+	int64_t looked_ns; /* when the socket was last looked at */
+	char error[CLIENT_ERROR_MAX];
+};
+
+/* Keeps the sentence for cistern_error and returns status. */
+int client_fail(struct cistern *c, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The connection is over; keeps the sentence, unless there is one about an earlier end. Returns -ENOTCONN. */
+int client_lost(struct cistern *c, bool broken, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Connects to the daemon at path (NULL: the default). *fd is the caller's. why gets the sentence on failure.
+ */
+int client_dial(const char *path, int timeout_ms, int *fd, char *why, size_t why_len);
+
+#endif
