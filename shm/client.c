@@ -1,7 +1,6 @@
 #include "shm/client.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,29 +8,17 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
-
-#include "shm/doorbell.h"
 
 #define DEFAULT_SOCKET "/run/cistern/cistern.sock"
 
 enum {
 	DEFAULT_ENTRIES = 256,
 	DEFAULT_ARENA_BYTES = 1 << 20,
-	LOOK_EVERY_NS = 1000 * 1000, /* how often an idle cistern_poll looks whether the daemon lives */
 };
 
 /* cistern_error(NULL): there is no connection that could keep it. */
 static _Thread_local char connect_error[CLIENT_ERROR_MAX] = "no error";
-
-static int64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 int client_fail(struct cistern *c, int status, const char *format, ...)
 {

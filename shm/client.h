@@ -1,7 +1,7 @@
 /*
- * Inside libcistern: the connection as its three files see it. client.c holds its life and the way of
- * completions back, client-request.c the way of requests there, client-register.c the round trips on the
- * socket.
+ * Inside libcistern: the connection as its files see it. client.c begins and ends it, client-register.c makes
+ * the round trips on the socket, client-request.c queues and submits, client-completion.c takes completions
+ * and waits for them.
  */
 #ifndef SHM_CLIENT_H
 #define SHM_CLIENT_H
@@ -71,6 +71,10 @@ int client_fail(struct cistern *c, int status, const char *format, ...) __attrib
 /* The connection is over; keeps the sentence, unless there is one about an earlier end. Returns -ENOTCONN. */
 int client_lost(struct cistern *c, bool broken, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* Looks whether the daemon has hung up or has something to say on the socket; marks the connection lost.
+ * Does not block. */
+void client_look(struct cistern *c);
 
 /* Connects to the daemon at path (NULL: the default). *fd is the caller's. why gets the sentence on failure.
  */
