@@ -69,7 +69,7 @@ int cistern_connect(const struct cistern_options *options, struct cistern **out)
 void cistern_close(struct cistern *c);
 
 /* A sentence about the last call that failed on c; with NULL, about this thread's last failed
- * cistern_connect. Valid until the next call. Never NULL. */
+ * cistern_connect or cistern_control. Valid until the next call. Never NULL. */
 const char *cistern_error(const struct cistern *c);
 
 /* Tokens in a chunk, the unit of keys; set by the daemon. Constant for the connection. */
@@ -234,15 +234,16 @@ struct cistern_completion {
 };
 
 /* Takes up to n completions that are there. Does not block. Returns how many, or -ENOTCONN once the daemon
- * has gone and no completion is left. */
+ * has gone and no completion is left. -EINVAL: n is 0. */
 int cistern_poll(struct cistern *c, struct cistern_completion *out, uint32_t n);
 
 /* Submits, then waits for at least one completion. Blocks up to timeout_ms (-1: for ever). Returns how many,
- * 0 on time-out, -ENOTCONN, -EINTR. */
+ * 0 on time-out, -ENOTCONN once the daemon has gone and no completion is left, -EINTR, -EINVAL: n is 0. */
 int cistern_wait(struct cistern *c, struct cistern_completion *out, uint32_t n, int timeout_ms);
 
-/* A descriptor that is readable when completions may be there: for poll or epoll in the engine's own loop,
- * level triggered; call cistern_poll until it returns 0. Owned by c. */
+/* A descriptor that is readable when completions may be there, or the daemon has gone: for poll or epoll in
+ * the engine's own loop, level triggered. Before each sleep on it call cistern_poll until it returns 0. Owned
+ * by c; never read or written by the caller. */
 int cistern_fd(const struct cistern *c);
 
 /* ---- control ----------------------------------------------------------------------------------------------

@@ -109,6 +109,15 @@ static int take(struct cistern *c, struct cistern_completion *out, uint32_t n)
 	return (int)n_taken;
 }
 
+/* The doorbell may be the first to end when the daemon dies; the socket knows better why. */
+static void answer_doorbell(struct cistern *c)
+{
+	if (doorbell_drain(c->cq_sleeper) == 0)
+		return;
+	client_look(c);
+	client_lost(c, false, "the daemon has hung up");
+}
+
 /* Goes to sleep on the ring, so that the doorbell will ring. True: nothing is there, and it will. */
 static bool arm(struct cistern *c)
 {
@@ -141,9 +150,8 @@ int cistern_poll(struct cistern *c, struct cistern_completion *out, uint32_t n)
 			return -ENOTCONN;
 		if (c->watched) {
 			/* Drained before it is armed: a ring that comes in between is not lost. */
-			if (doorbell_drain(c->cq_sleeper) == -ENOTCONN)
-				c->looked_ns = 0;
-			if (!arm(c))
+			answer_doorbell(c);
+			if (!c->gone && !arm(c))
 				continue;
 		}
 		now = now_ns();
@@ -196,10 +204,10 @@ static int doze(struct cistern *c, int64_t deadline_ns)
 		return client_fail(c, -EINTR, "interrupted by a signal");
 	if (r < 0)
 		return client_fail(c, -errno, "cannot wait: %s", strerror(errno));
-	if (fds[0].revents && doorbell_drain(c->cq_sleeper) == -ENOTCONN)
-		fds[1].revents |= POLLHUP;
 	if (fds[1].revents)
 		client_look(c);
+	if (fds[0].revents)
+		answer_doorbell(c);
 	return 0;
 }
 

@@ -1,0 +1,261 @@
+#include "shm/client.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "shm/doorbell.h"
+#include "shm/key.h"
+
+_Static_assert(sizeof(struct cistern_key) == WIRE_KEY_BYTES, "keys travel as they are");
+
+/* What goes into the arena with a request. */
+struct cargo {
+	const struct cistern_key *parent; /* NULL: none */
+	const struct cistern_key *keys;
+	uint32_t n_keys;
+	const uint32_t *blocks;
+	uint32_t n_blocks;
+	bool with_parent; /* room for one, zero when it is NULL */
+};
+
+static uint64_t cargo_bytes(const struct cargo *g)
+{
+	return ((uint64_t)g->n_keys + g->with_parent) * WIRE_KEY_BYTES +
+	       (uint64_t)g->n_blocks * sizeof(uint32_t);
+}
+
+static void load(uint8_t *at, const struct cargo *g)
+{
+	if (g->with_parent) {
+		if (g->parent)
+			memcpy(at, g->parent, WIRE_KEY_BYTES);
+		else
+			memset(at, 0, WIRE_KEY_BYTES);
+		at += WIRE_KEY_BYTES;
+	}
+	memcpy(at, g->keys, (size_t)g->n_keys * WIRE_KEY_BYTES);
+	at += (size_t)g->n_keys * WIRE_KEY_BYTES;
+	if (g->n_blocks)
+		memcpy(at, g->blocks, (size_t)g->n_blocks * sizeof(uint32_t));
+}
+
+/* Queues a request whose arguments are checked. Takes nothing when it fails. */
+static int queue(struct cistern *c, struct wire_sqe *sqe, const struct cargo *g, uint64_t user_data)
+{
+	uint64_t len = g ? cargo_bytes(g) : 0, offset = 0;
+	struct flight *f;
+	uint32_t index;
+	int r;
+
+	if (c->n_idle == 0)
+		return client_fail(c, -EAGAIN, "%u requests are in flight", c->n_flights);
+	if (len) {
+		r = arena_alloc(&c->arena, len, &offset);
+		if (r == -ENOSPC)
+			return client_fail(c, r, "the request needs %llu bytes of an arena of %llu",
+				(unsigned long long)len, (unsigned long long)c->arena.len_bytes);
+		if (r < 0)
+			return client_fail(c, r, "the arena is full");
+		load(c->segment.arena + offset, g);
+		sqe->n_chunks = g->n_keys;
+		sqe->n_blocks = g->n_blocks;
+		sqe->keys_off = offset;
+		sqe->blocks_off =
+			g->n_blocks ? offset + ((uint64_t)g->n_keys + g->with_parent) * WIRE_KEY_BYTES : 0;
+	}
+	index = c->idle[c->n_idle - 1];
+	f = &c->flights[index];
+	sqe->user_data = (uint64_t)f->generation << 32 | index;
+	r = ring_push(&c->sq, sqe);
+	if (r < 0) {
+		if (len)
+			arena_release(&c->arena, offset, len);
+		if (r == -EPROTO)
+			return client_lost(c, true, "the daemon broke the submission ring");
+		return client_fail(c, r, "the submission ring is full");
+	}
+	c->n_idle--;
+	f->user_data = user_data;
+	f->arena_offset = offset;
+	f->arena_len = len;
+	f->n_chunks = sqe->n_chunks;
+	f->live = true;
+	return 0;
+}
+
+static int queue_keys(struct cistern *c, enum wire_op op, uint32_t model_id, const struct cistern_key *keys,
+	uint32_t n_chunks, uint64_t user_data)
+{
+	struct wire_sqe sqe = {.op = (uint8_t)op, .object = model_id};
+	struct cargo g = {.keys = keys, .n_keys = n_chunks};
+
+	if (c->gone)
+		return -ENOTCONN;
+	if (!keys || n_chunks == 0)
+		return client_fail(c, -EINVAL, "there are no keys");
+	return queue(c, &sqe, &g, user_data);
+}
+
+static const struct client_memory *find_memory(const struct cistern *c, uint32_t id)
+{
+	for (uint32_t i = 0; i < c->n_memories; i++)
+		if (c->memories[i].id == id)
+			return &c->memories[i];
+	return NULL;
+}
+
+/* The daemon checks all this again, for it believes no client; here the engine gets a sentence, at once.
+ * *n_blocks: how many of the blocks the run really reaches. */
+static int check_run(struct cistern *c, const struct cistern_run *run, uint32_t *n_blocks)
+{
+	const struct client_memory *m = find_memory(c, run->memory_id);
+	uint64_t n_chunks = ((uint64_t)run->n_tokens + c->chunk_tokens - 1) / c->chunk_tokens;
+	uint64_t n_reached;
+
+	if (!m)
+		return client_fail(c, -EINVAL, "memory %u is not registered", run->memory_id);
+	if (run->n_tokens == 0)
+		return client_fail(c, -EINVAL, "the run has no tokens");
+	if (run->n_chunks != n_chunks || !run->keys)
+		return client_fail(c, -EINVAL, "%u tokens are %llu chunks of %u, not %u", run->n_tokens,
+			(unsigned long long)n_chunks, c->chunk_tokens, run->keys ? run->n_chunks : 0);
+	if (run->position % c->chunk_tokens || run->position > UINT64_MAX - run->n_tokens)
+		return client_fail(c, -EINVAL, "position %llu is not a multiple of the chunk size, %u",
+			(unsigned long long)run->position, c->chunk_tokens);
+	if (run->flags & ~(uint32_t)CISTERN_LAYERWISE)
+		return client_fail(c, -EINVAL, "unknown flags %#x", run->flags);
+	if (run->block_offset >= m->block_tokens)
+		return client_fail(c, -EINVAL, "block_offset %u is not inside a block of %u tokens",
+			run->block_offset, m->block_tokens);
+	n_reached = ((uint64_t)run->block_offset + run->n_tokens + m->block_tokens - 1) / m->block_tokens;
+	if (run->n_blocks < n_reached || !run->blocks)
+		return client_fail(c, -EINVAL, "the run reaches over %llu blocks, there are %u",
+			(unsigned long long)n_reached, run->blocks ? run->n_blocks : 0);
+	for (uint64_t i = 0; i < n_reached; i++)
+		if (run->blocks[i] >= m->n_blocks)
+			return client_fail(c, -EINVAL, "block %u of the run is %u, the memory has %u",
+				(unsigned)i, run->blocks[i], m->n_blocks);
+	*n_blocks = (uint32_t)n_reached;
+	return 0;
+}
+
+static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_run *run,
+	const struct cistern_key *parent, uint64_t user_data)
+{
+	struct wire_sqe sqe = {
+		.op = (uint8_t)op,
+		.flags = (uint8_t)run->flags,
+		.object = run->memory_id,
+		.position = run->position,
+		.n_tokens = run->n_tokens,
+		.block_offset = run->block_offset,
+	};
+	struct cargo g = {
+		.parent = parent,
+		.with_parent = op == WIRE_PUT,
+		.keys = run->keys,
+		.n_keys = run->n_chunks,
+		.blocks = run->blocks,
+	};
+	int r;
+
+	if (c->gone)
+		return -ENOTCONN;
+	r = check_run(c, run, &g.n_blocks);
+	if (r < 0)
+		return r;
+	return queue(c, &sqe, &g, user_data);
+}
+
+/* ---- public ---- */
+
+void cistern_key_root(const void *salt, size_t salt_len, struct cistern_key *out)
+{
+	key_root(salt, salt_len, out->bytes);
+}
+
+size_t cistern_key_chain(const struct cistern_key *parent, const uint32_t *tokens, size_t n_tokens,
+	uint32_t chunk_tokens, struct cistern_key *keys)
+{
+	size_t n_keys = 0;
+
+	if (chunk_tokens == 0)
+		return 0;
+	while (n_tokens) {
+		size_t n = n_tokens < chunk_tokens ? n_tokens : chunk_tokens;
+
+		key_next(parent->bytes, tokens, n, keys[n_keys].bytes);
+		parent = &keys[n_keys++];
+		tokens += n;
+		n_tokens -= n;
+	}
+	return n_keys;
+}
+
+int cistern_nop(struct cistern *c, uint64_t user_data)
+{
+	struct wire_sqe sqe = {.op = WIRE_NOP};
+
+	return c->gone ? -ENOTCONN : queue(c, &sqe, NULL, user_data);
+}
+
+int cistern_lookup(struct cistern *c, uint32_t model_id, const struct cistern_key *keys, uint32_t n_chunks,
+	uint64_t user_data)
+{
+	return queue_keys(c, WIRE_LOOKUP, model_id, keys, n_chunks, user_data);
+}
+
+int cistern_put(struct cistern *c, const struct cistern_run *run, const struct cistern_key *parent,
+	uint64_t user_data)
+{
+	return queue_run(c, WIRE_PUT, run, parent, user_data);
+}
+
+int cistern_get(struct cistern *c, const struct cistern_run *run, uint64_t user_data)
+{
+	return queue_run(c, WIRE_GET, run, NULL, user_data);
+}
+
+int cistern_prefetch(struct cistern *c, uint32_t model_id, const struct cistern_key *keys, uint32_t n_chunks,
+	uint64_t user_data)
+{
+	return queue_keys(c, WIRE_PREFETCH, model_id, keys, n_chunks, user_data);
+}
+
+int cistern_pin(struct cistern *c, uint32_t model_id, const struct cistern_key *keys, uint32_t n_chunks,
+	uint64_t user_data)
+{
+	return queue_keys(c, WIRE_PIN, model_id, keys, n_chunks, user_data);
+}
+
+int cistern_unpin(struct cistern *c, uint32_t model_id, const struct cistern_key *keys, uint32_t n_chunks,
+	uint64_t user_data)
+{
+	return queue_keys(c, WIRE_UNPIN, model_id, keys, n_chunks, user_data);
+}
+
+int cistern_remove(struct cistern *c, uint32_t model_id, const struct cistern_key *keys, uint32_t n_chunks,
+	uint64_t user_data)
+{
+	return queue_keys(c, WIRE_REMOVE, model_id, keys, n_chunks, user_data);
+}
+
+int cistern_sync(struct cistern *c, uint64_t user_data)
+{
+	struct wire_sqe sqe = {.op = WIRE_SYNC};
+
+	return c->gone ? -ENOTCONN : queue(c, &sqe, NULL, user_data);
+}
+
+int cistern_submit(struct cistern *c)
+{
+	uint32_t n = ring_unpublished(&c->sq);
+
+	if (c->gone)
+		return -ENOTCONN;
+	if (ring_publish(&c->sq) && doorbell_ring(c->sq_ringer) < 0) {
+		client_look(c);
+		return client_lost(c, false, "the daemon has hung up");
+	}
+	return (int)n;
+}
