@@ -144,7 +144,7 @@ static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_ru
 {
 	struct wire_sqe sqe = {
 		.op = (uint8_t)op,
-		.flags = (uint8_t)run->flags,
+		.flags = op == WIRE_GET ? (uint8_t)run->flags : 0,
 		.object = run->memory_id,
 		.position = run->position,
 		.n_tokens = run->n_tokens,

@@ -1,0 +1,239 @@
+#include "shm/client.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Grows on demand: an engine registers a handful of each, once. */
+static void *grow(void *array, uint32_t n, size_t item_bytes)
+{
+	return (n & (n - 1)) ? array : realloc(array, (n ? 2 * (size_t)n : 1) * item_bytes);
+}
+
+/* One request and its answer on the socket. */
+static int ask(struct cistern *c, const void *message, size_t len, int fd, int timeout_ms, uint32_t *id)
+{
+	union {
+		struct wire_header header;
+		struct wire_registered registered;
+		struct wire_error error;
+	} answer;
+	const char *why;
+	int r;
+
+	if (c->gone)
+		return -ENOTCONN;
+	r = message_send(c->socket, message, len, &fd, fd >= 0 ? 1 : 0, CLIENT_REGISTER_MS);
+	if (r == 0)
+		r = message_receive(c->socket, &answer, sizeof(answer), &len, NULL, timeout_ms);
+	if (r == -ENOTCONN)
+		return client_lost(c, false, "the daemon has hung up");
+	if (r < 0)
+		/* A late answer would be taken for the next one's. */
+		return client_lost(c, true, "no answer from the daemon: %s", strerror(-r));
+	if (message_check(&answer, len, &why) < 0)
+		return client_lost(c, true, "the daemon's answer is %s", why);
+	if (answer.header.type == WIRE_ERROR && answer.error.status < 0) {
+		message_terminate(answer.error.text, sizeof(answer.error.text));
+		return client_fail(c, answer.error.status, "%s", answer.error.text);
+	}
+	if (answer.header.type != WIRE_REGISTERED || len != sizeof(answer.registered))
+		return client_lost(c, true, "the daemon's answer is of a type that was not asked for");
+	*id = answer.registered.id;
+	return 0;
+}
+
+/* ---- models ---- */
+
+static int fill_plane(
+	struct cistern *c, uint32_t i, const struct cistern_plane *plane, struct wire_plane *out)
+{
+	if (plane->rope_kind != CISTERN_ROPE_NONE && plane->rope_dim && !plane->inv_freq)
+		return client_fail(c, -EINVAL, "plane %u: inv_freq is missing", i);
+	*out = (struct wire_plane){
+		.n_heads = plane->n_heads,
+		.dim = plane->dim,
+		.dtype = plane->dtype,
+		.rope_kind = plane->rope_kind,
+		.rope_offset = plane->rope_offset,
+		.rope_dim = plane->rope_dim,
+		.rope_scale = plane->rope_scale == 0 ? 1 : plane->rope_scale,
+	};
+	return 0;
+}
+
+/* The message, malloc'd, in *out. */
+static int fill_model(struct cistern *c, const struct cistern_model *model, struct wire_register_model **out,
+	size_t *out_len)
+{
+	struct wire_register_model *m;
+	size_t len = sizeof(*m);
+	uint8_t *at;
+	int r = 0;
+
+	if (!model->name || !*model->name || strlen(model->name) >= sizeof(m->name))
+		return client_fail(
+			c, -EINVAL, "the model's name must have 1 to %zu bytes", sizeof(m->name) - 1);
+	if (!model->planes || model->n_planes == 0 || model->n_planes > 2)
+		return client_fail(c, -EINVAL, "a model has 1 or 2 planes, not %u", model->n_planes);
+	for (uint32_t i = 0; i < model->n_planes; i++)
+		if (model->planes[i].rope_kind != CISTERN_ROPE_NONE)
+			len += (size_t)(model->planes[i].rope_dim / 2) * sizeof(float);
+	if (len > WIRE_MESSAGE_MAX)
+		return client_fail(c, -EINVAL, "rope_dim is out of range");
+	m = calloc(1, len);
+	if (!m)
+		return client_fail(c, -ENOMEM, "out of memory");
+	message_header(m, WIRE_REGISTER_MODEL, len);
+	memcpy(m->name, model->name, strlen(model->name));
+	m->n_layers = model->n_layers;
+	m->n_planes = model->n_planes;
+	m->tp_rank = model->tp_rank;
+	m->tp_size = model->tp_size ? model->tp_size : 1;
+	at = (uint8_t *)(m + 1);
+	for (uint32_t i = 0; i < model->n_planes && r == 0; i++) {
+		const struct cistern_plane *plane = &model->planes[i];
+
+		r = fill_plane(c, i, plane, &m->planes[i]);
+		if (r == 0 && plane->rope_kind != CISTERN_ROPE_NONE && plane->rope_dim) {
+			size_t n_bytes = (size_t)(plane->rope_dim / 2) * sizeof(float);
+
+			memcpy(at, plane->inv_freq, n_bytes);
+			at += n_bytes;
+		}
+	}
+	if (r < 0) {
+		free(m);
+		return r;
+	}
+	*out = m;
+	*out_len = len;
+	return 0;
+}
+
+static const struct client_model *find_model(const struct cistern *c, uint32_t id)
+{
+	for (uint32_t i = 0; i < c->n_models; i++)
+		if (c->models[i].id == id)
+			return &c->models[i];
+	return NULL;
+}
+
+int cistern_register_model(struct cistern *c, const struct cistern_model *model, uint32_t *model_id)
+{
+	struct wire_register_model *m = NULL;
+	struct client_model *models;
+	size_t len = 0;
+	uint32_t id;
+	int r = fill_model(c, model, &m, &len);
+
+	if (r < 0)
+		return r;
+	models = grow(c->models, c->n_models, sizeof(models[0]));
+	if (!models) {
+		r = client_fail(c, -ENOMEM, "out of memory");
+		goto out;
+	}
+	c->models = models;
+	r = ask(c, m, len, -1, CLIENT_REGISTER_MS, &id);
+	if (r < 0)
+		goto out;
+	if (!find_model(c, id))
+		c->models[c->n_models++] =
+			(struct client_model){.id = id, .n_layouts = model->n_layers * model->n_planes};
+	*model_id = id;
+out:
+	free(m);
+	return r;
+}
+
+/* ---- memory ---- */
+
+int cistern_register_memory(struct cistern *c, const struct cistern_memory *memory, uint32_t *memory_id)
+{
+	const struct client_model *model = find_model(c, memory->model_id);
+	struct client_memory *memories;
+	struct wire_register_memory *m;
+	size_t len;
+	uint32_t id;
+	int r;
+
+	_Static_assert(sizeof(struct wire_layout) == sizeof(struct cistern_layout), "travel as they are");
+	if (c->gone)
+		return -ENOTCONN;
+	if (!model)
+		return client_fail(c, -ENOENT, "model %u is not registered", memory->model_id);
+	if (memory->fd < 0 || !memory->layouts || memory->block_tokens == 0 || memory->n_blocks == 0)
+		return client_fail(c, -EINVAL, "fd, layouts, block_tokens or n_blocks is missing");
+	len = sizeof(*m) + (size_t)model->n_layouts * sizeof(struct wire_layout);
+	memories = grow(c->memories, c->n_memories, sizeof(memories[0]));
+	if (!memories)
+		return client_fail(c, -ENOMEM, "out of memory");
+	c->memories = memories;
+	m = calloc(1, len);
+	if (!m)
+		return client_fail(c, -ENOMEM, "out of memory");
+	message_header(m, WIRE_REGISTER_MEMORY, len);
+	m->model_id = memory->model_id;
+	m->block_tokens = memory->block_tokens;
+	m->size_bytes = memory->size_bytes;
+	m->n_blocks = memory->n_blocks;
+	m->kind = WIRE_MEMORY_MEMFD;
+	memcpy(m + 1, memory->layouts, len - sizeof(*m));
+	r = ask(c, m, len, memory->fd, CLIENT_REGISTER_MS, &id);
+	free(m);
+	if (r < 0)
+		return r;
+	c->memories[c->n_memories++] = (struct client_memory){
+		.id = id, .block_tokens = memory->block_tokens, .n_blocks = memory->n_blocks};
+	*memory_id = id;
+	return 0;
+}
+
+int cistern_unregister_memory(struct cistern *c, uint32_t memory_id)
+{
+	struct wire_unregister_memory m = {.memory_id = memory_id};
+	uint32_t id;
+	int r;
+
+	/* What is queued refers to it still and would otherwise wait for ever. */
+	r = cistern_submit(c);
+	if (r < 0)
+		return r;
+	message_header(&m, WIRE_UNREGISTER_MEMORY, sizeof(m));
+	r = ask(c, &m, sizeof(m), -1, -1, &id);
+	if (r < 0)
+		return r;
+	for (uint32_t i = 0; i < c->n_memories; i++)
+		if (c->memories[i].id == memory_id)
+			c->memories[i] = c->memories[--c->n_memories];
+	return 0;
+}
+
+int cistern_memory_create(const char *name, uint64_t size_bytes, int *fd, void **addr)
+{
+	void *mapped;
+	int r, memfd;
+
+	if (size_bytes == 0 || size_bytes > SIZE_MAX / 2)
+		return -EINVAL;
+	memfd = memfd_create(name ? name : "cistern-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (memfd < 0)
+		return -errno;
+	if (ftruncate(memfd, (off_t)size_bytes) < 0 || fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK) < 0)
+		goto fail;
+	mapped = mmap(NULL, (size_t)size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+	if (mapped == MAP_FAILED)
+		goto fail;
+	*fd = memfd;
+	*addr = mapped;
+	return 0;
+fail:
+	r = -errno;
+	close(memfd);
+	return r;
+}
