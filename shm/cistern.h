@@ -251,7 +251,8 @@ int cistern_fd(const struct cistern *c);
 
 /* Sends one control request (a JSON object, see docs/protocol.md) to the daemon at socket_path and returns
  * its answer as a malloc'd JSON text in *answer, to be freed by the caller. Needs no connection. Blocks (at
- * most timeout_ms). */
+ * most timeout_ms for each of connecting, sending and the answer; -1: for ever). Errors as cistern_connect.
+ */
 int cistern_control(const char *socket_path, const char *request, char **answer, int timeout_ms);
 
 #ifdef __cplusplus

@@ -8,6 +8,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* What fits into one message. */
+enum { LAYOUTS_MAX = (WIRE_MESSAGE_MAX - sizeof(struct wire_register_memory)) / sizeof(struct wire_layout) };
+
 /* Grows on demand: an engine registers a handful of each, once. */
 static void *grow(void *array, uint32_t n, size_t item_bytes)
 {
@@ -28,6 +31,8 @@ static int ask(struct cistern *c, const void *message, size_t len, int fd, int t
 	if (c->gone)
 		return -ENOTCONN;
 	r = message_send(c->socket, message, len, &fd, fd >= 0 ? 1 : 0, CLIENT_REGISTER_MS);
+	if (r < 0 && r != -ENOTCONN)
+		return client_fail(c, r, "cannot ask the daemon: %s", strerror(-r));
 	if (r == 0)
 		r = message_receive(c->socket, &answer, sizeof(answer), &len, NULL, timeout_ms);
 	if (r == -ENOTCONN)
@@ -80,6 +85,8 @@ static int fill_model(struct cistern *c, const struct cistern_model *model, stru
 			c, -EINVAL, "the model's name must have 1 to %zu bytes", sizeof(m->name) - 1);
 	if (!model->planes || model->n_planes == 0 || model->n_planes > 2)
 		return client_fail(c, -EINVAL, "a model has 1 or 2 planes, not %u", model->n_planes);
+	if (model->n_layers == 0 || model->n_layers > LAYOUTS_MAX / model->n_planes)
+		return client_fail(c, -EINVAL, "n_layers is out of range: %u", model->n_layers);
 	for (uint32_t i = 0; i < model->n_planes; i++)
 		if (model->planes[i].rope_kind != CISTERN_ROPE_NONE)
 			len += (size_t)(model->planes[i].rope_dim / 2) * sizeof(float);

@@ -233,3 +233,62 @@ uint32_t cistern_chunk_tokens(const struct cistern *c)
 {
 	return c->chunk_tokens;
 }
+
+int cistern_control(const char *socket_path, const char *request, char **answer, int timeout_ms)
+{
+	size_t text_len = strlen(request), len = sizeof(struct wire_header) + text_len;
+	char *message = NULL, *text;
+	const char *why = "";
+	int fd = -1, r;
+
+	if (len > WIRE_MESSAGE_MAX) {
+		r = -EINVAL;
+		snprintf(connect_error, sizeof(connect_error), "the request is longer than %d bytes",
+			WIRE_MESSAGE_MAX - (int)sizeof(struct wire_header));
+		goto out;
+	}
+	r = client_dial(socket_path, timeout_ms, &fd, connect_error, sizeof(connect_error));
+	if (r < 0)
+		goto out;
+	message = malloc(WIRE_MESSAGE_MAX);
+	if (!message) {
+		r = -ENOMEM;
+		snprintf(connect_error, sizeof(connect_error), "out of memory");
+		goto out;
+	}
+	message_header(message, WIRE_CONTROL, len);
+	memcpy(message + sizeof(struct wire_header), request, text_len);
+	r = message_send(fd, message, len, NULL, 0, timeout_ms);
+	if (r == 0)
+		r = message_receive(fd, message, WIRE_MESSAGE_MAX, &len, NULL, timeout_ms);
+	if (r < 0) {
+		snprintf(connect_error, sizeof(connect_error), "no answer from the daemon: %s", strerror(-r));
+		goto out;
+	}
+	r = message_check(message, len, &why);
+	if (r < 0) {
+		snprintf(connect_error, sizeof(connect_error), "the daemon's answer is %s", why);
+	} else if (message_type(message) == WIRE_ERROR) {
+		struct wire_error error;
+
+		memcpy(&error, message, sizeof(error));
+		message_terminate(error.text, sizeof(error.text));
+		r = error.status < 0 ? error.status : -EPROTO;
+		snprintf(connect_error, sizeof(connect_error), "the daemon refused: %s", error.text);
+	} else if (message_type(message) != WIRE_CONTROL) {
+		r = -EPROTO;
+		snprintf(connect_error, sizeof(connect_error),
+			"the daemon's answer is not to a control request");
+	} else {
+		text_len = len - sizeof(struct wire_header);
+		text = strndup(message + sizeof(struct wire_header), text_len);
+		r = text ? 0 : -ENOMEM;
+		if (text)
+			*answer = text;
+	}
+out:
+	free(message);
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
