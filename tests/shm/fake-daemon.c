@@ -112,24 +112,36 @@ static void serve(struct fake_daemon *d)
 	}
 }
 
+static void close_if_open(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
 static void *run(void *arg)
 {
 	struct fake_daemon *d = arg;
+	struct message_fds none = {0};
 	struct wire_hello hello;
-	size_t len = 0;
-	bool more;
 
 	d->socket = accept(d->listener, NULL, NULL);
 	if (d->socket < 0)
 		return NULL;
-	must(message_receive(d->socket, &hello, sizeof(hello), &len, NULL, PATIENCE_MS) == 0, "hello");
-	must(len == sizeof(hello) && message_check(&hello, len, NULL) == 0, "hello");
-	more = d->on_hello ? d->on_hello(d, &hello) : fake_welcome(d, &hello);
-	if (more)
-		serve(d);
-	close(d->socket);
-	close(d->sq_sleeper);
-	close(d->cq_ringer);
+	must(message_receive(d->socket, d->message, sizeof(d->message), &d->message_len, NULL, PATIENCE_MS) ==
+			0,
+		"the first message");
+	must(message_check(d->message, d->message_len, NULL) == 0, "the first message");
+	if (message_type(d->message) == WIRE_CONTROL) {
+		d->on_message(d, d->message, d->message_len, &none);
+	} else {
+		must(d->message_len == sizeof(hello), "hello");
+		memcpy(&hello, d->message, sizeof(hello));
+		if (d->on_hello ? d->on_hello(d, &hello) : fake_welcome(d, &hello))
+			serve(d);
+	}
+	close_if_open(d->socket);
+	close_if_open(d->sq_sleeper);
+	close_if_open(d->cq_ringer);
 	return NULL;
 }
 
