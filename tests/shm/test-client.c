@@ -4,10 +4,12 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "fake-daemon.h"
@@ -85,8 +87,10 @@ static bool say_garbage(struct fake_daemon *d, const struct wire_hello *hello)
 static bool say_welcome_without_fds(struct fake_daemon *d, const struct wire_hello *hello)
 {
 	struct wire_welcome w;
+	int fd;
 
-	segment_create(hello->n_entries, hello->arena_bytes, &d->segment, &(int){0});
+	assert_int_equal(segment_create(hello->n_entries, hello->arena_bytes, &d->segment, &fd), 0);
+	close(fd);
 	segment_welcome(&d->segment, 16, 1, &w);
 	message_send(d->socket, &w, sizeof(w), NULL, 0, 1000);
 	return false;
@@ -132,22 +136,30 @@ static void test_refused_handshakes(void **state)
 
 static void test_no_daemon(void **state)
 {
-	struct fake_daemon d = {0};
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct cistern_options options = {.socket_path = "/nonexistent/socket"};
+	char directory[] = "/tmp/cistern-test-XXXXXX";
 	struct cistern *c = NULL;
-	char *answer;
+	char *answer = NULL;
+	int s;
 
 	(void)state;
 	assert_int_equal(cistern_connect(&options, &c), -ENOENT);
 	assert_non_null(strstr(cistern_error(NULL), "/nonexistent/socket"));
 	assert_int_equal(cistern_control("/nonexistent/socket", "{}", &answer, 1000), -ENOENT);
-	fake_start(&d);
-	close(d.listener); /* as after a kill -9: the name is there, nobody listens */
-	d.listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
-	options.socket_path = d.path;
-	shutdown(d.listener, SHUT_RDWR);
+	/* As after a kill -9: the name is there, nobody listens. */
+	assert_non_null(mkdtemp(directory));
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s/socket", directory);
+	s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(s, (struct sockaddr *)&address, sizeof(address)), 0);
+	close(s);
+	options.socket_path = address.sun_path;
 	assert_int_equal(cistern_connect(&options, &c), -ECONNREFUSED);
-	fake_stop(&d);
+	assert_int_equal(cistern_control(address.sun_path, "{}", &answer, 1000), -ECONNREFUSED);
+	assert_null(c);
+	assert_null(answer);
+	unlink(address.sun_path);
+	rmdir(directory);
 }
 
 static void test_options_out_of_range(void **state)
@@ -172,4 +184,163 @@ static void test_options_out_of_range(void **state)
 		assert_null(c);
 	}
 	cistern_close(NULL);
+}
+
+/* ---- registering ---- */
+
+static const float inv_freq[4] = {1, 0.1f, 0.01f, 0.001f};
+
+/* Two planes, the first one rotated; three layers. */
+static uint32_t register_model(struct cistern *c)
+{
+	struct cistern_plane planes[2] = {
+		{.n_heads = 2,
+			.dim = 8,
+			.dtype = CISTERN_BF16,
+			.rope_kind = CISTERN_ROPE_HALF,
+			.rope_dim = 8,
+			.inv_freq = inv_freq},
+		{.n_heads = 2, .dim = 8, .dtype = CISTERN_BF16},
+	};
+	struct cistern_model model = {.name = "tiny", .n_layers = 3, .n_planes = 2, .planes = planes};
+	uint32_t id = 0;
+
+	assert_int_equal(cistern_register_model(c, &model, &id), 0);
+	return id;
+}
+
+enum { BLOCK_TOKENS = 4, N_BLOCKS = 10, MEMORY_BYTES = 65536 };
+
+static uint32_t register_memory(struct cistern *c, uint32_t model_id)
+{
+	struct cistern_layout layouts[6];
+	struct cistern_memory memory = {.model_id = model_id,
+		.size_bytes = MEMORY_BYTES,
+		.block_tokens = BLOCK_TOKENS,
+		.n_blocks = N_BLOCKS,
+		.layouts = layouts};
+	uint32_t id = 0;
+	void *addr;
+
+	for (uint64_t i = 0; i < 6; i++)
+		layouts[i] = (struct cistern_layout){
+			.base = i * 1280, .block_stride = 128, .token_stride = 32, .head_stride = 16};
+	assert_int_equal(cistern_memory_create("test", MEMORY_BYTES, &memory.fd, &addr), 0);
+	((uint8_t *)addr)[MEMORY_BYTES - 1] = 1;
+	assert_int_equal(ftruncate(memory.fd, 0), -1);
+	munmap(addr, MEMORY_BYTES);
+	assert_int_equal(cistern_register_memory(c, &memory, &id), 0);
+	close(memory.fd);
+	return id;
+}
+
+static void test_registrations_on_the_wire(void **state)
+{
+	struct fake_daemon d = {.next_id = 40};
+	struct cistern *c = attach(&d, 8, 4096);
+	const struct wire_register_model *model = (const void *)d.message;
+	const struct wire_register_memory *memory = (const void *)d.message;
+	struct wire_layout layout;
+	uint32_t model_id, memory_id;
+
+	(void)state;
+	assert_int_equal(cistern_chunk_tokens(c), FAKE_CHUNK_TOKENS);
+	model_id = register_model(c);
+	assert_int_equal(model_id, 41);
+	assert_int_equal(model->header.type, WIRE_REGISTER_MODEL);
+	assert_int_equal(d.message_len, sizeof(*model) + sizeof(inv_freq));
+	assert_memory_equal(model + 1, inv_freq, sizeof(inv_freq));
+	assert_string_equal(model->name, "tiny");
+	assert_int_equal(model->tp_size, 1);
+	assert_int_equal(model->planes[0].rope_dim, 8);
+	assert_true(model->planes[0].rope_scale == 1.0f);
+
+	memory_id = register_memory(c, model_id);
+	assert_int_equal(memory_id, 42);
+	assert_int_equal(memory->header.type, WIRE_REGISTER_MEMORY);
+	assert_int_equal(memory->model_id, model_id);
+	assert_int_equal(memory->kind, WIRE_MEMORY_MEMFD);
+	assert_int_equal(d.n_fds, 1);
+	assert_int_equal(d.message_len, sizeof(*memory) + 6 * sizeof(layout));
+	memcpy(&layout, d.message + sizeof(*memory) + 5 * sizeof(layout), sizeof(layout));
+	assert_int_equal(layout.base, 5 * 1280);
+
+	assert_int_equal(cistern_unregister_memory(c, memory_id), 0);
+	assert_int_equal(((const struct wire_unregister_memory *)d.message)->memory_id, memory_id);
+	detach(&d, c);
+}
+
+static bool refuse_message(struct fake_daemon *d, const void *message, size_t len, struct message_fds *fds)
+{
+	(void)message;
+	(void)len;
+	(void)fds;
+	fake_answer_error(d, -EINVAL, "plane 1: dim is 0");
+	return true;
+}
+
+/* An error answer is told and leaves the connection as it was. */
+static void test_registration_refused(void **state)
+{
+	struct fake_daemon d = {.on_message = refuse_message};
+	struct cistern *c = attach(&d, 8, 4096);
+	struct cistern_plane plane = {.n_heads = 1};
+	struct cistern_model model = {.name = "m", .n_layers = 1, .n_planes = 1, .planes = &plane};
+	struct cistern_memory memory = {.model_id = 9};
+	uint32_t id = 77;
+
+	(void)state;
+	assert_int_equal(cistern_register_model(c, &model, &id), -EINVAL);
+	assert_string_equal(cistern_error(c), "plane 1: dim is 0");
+	assert_int_equal(id, 77);
+	assert_int_equal(cistern_register_memory(c, &memory, &id), -ENOENT);
+	assert_int_equal(cistern_unregister_memory(c, 3), -EINVAL);
+	assert_int_equal(cistern_nop(c, 5), 0);
+	assert_int_equal(await(c, 5).status, 0);
+	detach(&d, c);
+}
+
+/* What cannot even be written down is refused before it is sent. */
+static void test_models_that_cannot_be_sent(void **state)
+{
+	static const struct cistern_plane rotated = {.rope_kind = CISTERN_ROPE_HALF, .rope_dim = 8};
+	static const struct cistern_plane huge = {
+		.rope_kind = CISTERN_ROPE_HALF, .rope_dim = 1u << 30, .inv_freq = inv_freq};
+	static const struct cistern_plane plain = {.dim = 8};
+	static const char long_name[] = "0123456789012345678901234567890123456789012345678901234567890123"
+					"0123456789012345678901234567890123456789012345678901234567890123";
+	static const struct cistern_model cases[] = {
+		{.name = NULL, .n_layers = 1, .n_planes = 1, .planes = &plain},
+		{.name = "", .n_layers = 1, .n_planes = 1, .planes = &plain},
+		{.name = long_name, .n_layers = 1, .n_planes = 1, .planes = &plain},
+		{.name = "m", .n_layers = 1, .n_planes = 0, .planes = &plain},
+		{.name = "m", .n_layers = 1, .n_planes = 3, .planes = &plain},
+		{.name = "m", .n_layers = 1, .n_planes = 1},
+		{.name = "m", .n_layers = 0, .n_planes = 1, .planes = &plain},
+		{.name = "m", .n_layers = UINT32_MAX, .n_planes = 1, .planes = &plain},
+		{.name = "m", .n_layers = 1, .n_planes = 1, .planes = &rotated},
+		{.name = "m", .n_layers = 1, .n_planes = 1, .planes = &huge},
+	};
+	struct fake_daemon d = {0};
+	struct cistern *c = attach(&d, 8, 4096);
+	uint32_t id;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_int_equal(cistern_register_model(c, &cases[i], &id), -EINVAL);
+	detach(&d, c);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_refused_handshakes),
+		cmocka_unit_test(test_no_daemon),
+		cmocka_unit_test(test_options_out_of_range),
+		cmocka_unit_test(test_registrations_on_the_wire),
+		cmocka_unit_test(test_registration_refused),
+		cmocka_unit_test(test_models_that_cannot_be_sent),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
 }
