@@ -1,0 +1,15 @@
+/* What the benches share: clocks and order statistics. Single-threaded. */
+#ifndef TOOLS_BENCH_H
+#define TOOLS_BENCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+uint64_t bench_now_ns(void);
+/* Sorts samples and returns the q-quantile (0 to 1). n > 0. */
+double bench_quantile(double *samples, size_t n, double q);
+
+int bench_ipc(int argc, char **argv);
+int bench_codec(int argc, char **argv);
+
+#endif

@@ -1,0 +1,55 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tools/bench.h"
+#include "tools/cistern.h"
+
+static const char usage[] = "Usage: cistern bench ipc|codec [--json] [options]\n"
+			    "\n"
+			    "Measures, each figure beside its floor in the same run.\n"
+			    "\n"
+			    "  ipc      a request's way to the daemon and back\n"
+			    "  codec    encoding and decoding on one core\n"
+			    "\n"
+			    "`cistern bench NAME --help` has each one's options.\n";
+
+uint64_t bench_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	const double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+double bench_quantile(double *samples, size_t n, double q)
+{
+	qsort(samples, n, sizeof *samples, by_value);
+	return samples[(size_t)(q * (double)(n - 1) + 0.5)];
+}
+
+int cmd_bench(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		int (*run)(int argc, char **argv);
+	} benches[] = { { "ipc", bench_ipc }, { "codec", bench_codec } };
+
+	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+		fputs(usage, stdout);
+		return EXIT_SUCCESS;
+	}
+	for (size_t i = 0; argc > 1 && i < sizeof benches / sizeof *benches; i++)
+		if (!strcmp(argv[1], benches[i].name))
+			return benches[i].run(argc - 1, argv + 1);
+	fputs(usage, stderr);
+	return EXIT_USAGE;
+}
