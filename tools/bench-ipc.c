@@ -1,7 +1,8 @@
 /*
- * A NOP's way to the daemon and back, spinning and sleeping, beside what the machine can do at best: two threads
- * that bounce a cache line, and two that wake each other through eventfds. Rounds of all four are interleaved,
- * so that whatever else the machine does falls on all alike; figures are medians over the rounds' quantiles.
+ * A NOP's way to the daemon and back, spinning and sleeping, beside what the machine can do at best: two
+ * threads that bounce a cache line, and two that wake each other through eventfds. Rounds of all four are
+ * interleaved, so that whatever else the machine does falls on all alike; figures are medians over the
+ * rounds' quantiles.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -21,16 +22,17 @@
 
 enum { ROUNDS_MAX = 101, DAEMON_SPIN_US = 1000000, CLIENT_SPIN_US = 1000000 };
 
-static const char usage[] =
-	"Usage: cistern bench ipc [--json] [--rounds N] [--requests N]\n"
-	"\n"
-	"Round trip of a NOP through a private cisternd, in microseconds, while both sides spin and while both\n"
-	"sleep, beside the floors: a cache line bounced between two threads, and two threads that wake each other\n"
-	"through eventfds.\n"
-	"\n"
-	"  --json          one JSON object\n"
-	"  --rounds N      interleaved rounds, 1 to 101 (default 11)\n"
-	"  --requests N    round trips in each round (default 2000)\n";
+static const char usage[] = "Usage: cistern bench ipc [--json] [--rounds N] [--requests N]\n"
+			    "\n"
+			    "Round trip of a NOP through a private cisternd, in microseconds, while both "
+			    "sides spin and while both\n"
+			    "sleep, beside the floors: a cache line bounced between two threads, and two "
+			    "threads that wake each other\n"
+			    "through eventfds.\n"
+			    "\n"
+			    "  --json          one JSON object\n"
+			    "  --rounds N      interleaved rounds, 1 to 101 (default 11)\n"
+			    "  --requests N    round trips in each round (default 2000)\n";
 
 struct series {
 	const char *name;
@@ -62,7 +64,7 @@ static void *bounce_back(void *arg)
 
 static int cache_line_floor(double *us, uint32_t n)
 {
-	struct bounce b = { .n = n };
+	struct bounce b = {.n = n};
 	pthread_t thread;
 
 	if (pthread_create(&thread, NULL, bounce_back, &b))
@@ -92,7 +94,7 @@ static void *wake_back(void *arg)
 
 static int eventfd_floor(double *us, uint32_t n)
 {
-	struct bounce b = { .n = n, .to = eventfd(0, EFD_CLOEXEC), .from = eventfd(0, EFD_CLOEXEC) };
+	struct bounce b = {.n = n, .to = eventfd(0, EFD_CLOEXEC), .from = eventfd(0, EFD_CLOEXEC)};
 	pthread_t thread;
 	eventfd_t value;
 
@@ -137,11 +139,9 @@ struct side {
 
 static int side_open(struct side *s, uint32_t daemon_spin_us, uint32_t client_spin_us)
 {
-	const struct private_daemon_options options = { .spin_us = daemon_spin_us,
-		.workers = 1,
-		.no_store = 1,
-		.pool_bytes = 1 << 20 };
-	struct cistern_options connect = { .spin_us = client_spin_us };
+	const struct private_daemon_options options = {
+		.spin_us = daemon_spin_us, .workers = 1, .no_store = 1, .pool_bytes = 1 << 20};
+	struct cistern_options connect = {.spin_us = client_spin_us};
 	int r = private_daemon_start(&s->daemon, &options);
 
 	if (r)
@@ -164,12 +164,9 @@ static int run_round(struct side *side, double *us, uint32_t n, int which)
 	/* A daemon that spins would take a core from the other measurements: each round has it fresh, and it
 	 * sleeps again soon after its last request, or ends. */
 	switch (which) {
-	case CACHE_LINE:
-		return cache_line_floor(us, n);
-	case EVENTFD:
-		return eventfd_floor(us, n);
-	default:
-		return round_trips(side->client, us, n);
+	case CACHE_LINE: return cache_line_floor(us, n);
+	case EVENTFD: return eventfd_floor(us, n);
+	default: return round_trips(side->client, us, n);
 	}
 }
 
@@ -180,7 +177,7 @@ static int measure(struct series *series, uint32_t n_rounds, uint32_t n)
 
 	for (uint32_t round = 0; !r && round < n_rounds; round++)
 		for (int k = 0; !r && k < N_SERIES; k++) {
-			struct side side = { 0 };
+			struct side side = {0};
 
 			if (k == SPINNING)
 				r = side_open(&side, DAEMON_SPIN_US, CLIENT_SPIN_US);
@@ -214,14 +211,14 @@ static void report(struct series *series, uint32_t n_rounds, uint32_t n, bool js
 		printf("%-28s %8s %8s\n", "", "p50", "p99");
 		for (int k = 0; k < N_SERIES; k++)
 			printf("%-28s %8.2f %8.2f\n", series[k].name, p50[k], p99[k]);
-		printf("\nspinning is %.1f times its floor, sleeping %.1f times\n", p50[SPINNING] / p50[CACHE_LINE],
-			p50[SLEEPING] / p50[EVENTFD]);
+		printf("\nspinning is %.1f times its floor, sleeping %.1f times\n",
+			p50[SPINNING] / p50[CACHE_LINE], p50[SLEEPING] / p50[EVENTFD]);
 		return;
 	}
 	object = json_object();
 	for (int k = 0; k < N_SERIES; k++)
-		json_object_set_new(object, series[k].name,
-			json_pack("{s:f, s:f}", "p50_us", p50[k], "p99_us", p99[k]));
+		json_object_set_new(
+			object, series[k].name, json_pack("{s:f, s:f}", "p50_us", p50[k], "p99_us", p99[k]));
 	json_object_set_new(object, "spinning_over_floor", json_real(p50[SPINNING] / p50[CACHE_LINE]));
 	json_object_set_new(object, "sleeping_over_floor", json_real(p50[SLEEPING] / p50[EVENTFD]));
 	json_object_set_new(object, "rounds", json_integer(n_rounds));
@@ -231,13 +228,13 @@ static void report(struct series *series, uint32_t n_rounds, uint32_t n, bool js
 
 int bench_ipc(int argc, char **argv)
 {
-	static const struct option options[] = { { "json", no_argument, NULL, 'j' },
-		{ "rounds", required_argument, NULL, 'r' }, { "requests", required_argument, NULL, 'n' },
-		{ "help", no_argument, NULL, 'h' }, { 0 } };
-	static struct series series[N_SERIES] = { [CACHE_LINE] = { .name = "floor: cache line" },
-		[SPINNING] = { .name = "spinning" },
-		[EVENTFD] = { .name = "floor: eventfd" },
-		[SLEEPING] = { .name = "sleeping" } };
+	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+		{"rounds", required_argument, NULL, 'r'}, {"requests", required_argument, NULL, 'n'},
+		{"help", no_argument, NULL, 'h'}, {0}};
+	static struct series series[N_SERIES] = {[CACHE_LINE] = {.name = "floor: cache line"},
+		[SPINNING] = {.name = "spinning"},
+		[EVENTFD] = {.name = "floor: eventfd"},
+		[SLEEPING] = {.name = "sleeping"}};
 	uint32_t n_rounds = 11, n = 2000;
 	bool json = false;
 	int option, r;
@@ -245,21 +242,11 @@ int bench_ipc(int argc, char **argv)
 	optind = 1;
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
 		switch (option) {
-		case 'j':
-			json = true;
-			break;
-		case 'r':
-			n_rounds = (uint32_t)strtoul(optarg, NULL, 10);
-			break;
-		case 'n':
-			n = (uint32_t)strtoul(optarg, NULL, 10);
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return EXIT_SUCCESS;
-		default:
-			fputs(usage, stderr);
-			return EXIT_USAGE;
+		case 'j': json = true; break;
+		case 'r': n_rounds = (uint32_t)strtoul(optarg, NULL, 10); break;
+		case 'n': n = (uint32_t)strtoul(optarg, NULL, 10); break;
+		case 'h': fputs(usage, stdout); return EXIT_SUCCESS;
+		default: fputs(usage, stderr); return EXIT_USAGE;
 		}
 	if (optind != argc || n_rounds < 1 || n_rounds > ROUNDS_MAX || n < 10 || n > 10000000) {
 		fputs(usage, stderr);

@@ -1,0 +1,55 @@
+/* cistern: what an operator types. A table of subcommands, each in its own file. */
+#include "tools/cistern.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *help;
+} commands[] = {
+	{"bench", cmd_bench, "measure the way to the daemon, and the codec"},
+	{"status", cmd_status, "what a running daemon holds and does"},
+};
+
+static void print_usage(FILE *out)
+{
+	fputs("Usage: cistern COMMAND [--help] [options]\n\n", out);
+	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+		fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].help);
+	fputs("\nEvery command takes --json and --help. Exit status: 0 done, 1 failed, 2 wrong usage.\n",
+		out);
+}
+
+void print_json(json_t *object)
+{
+	json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+	putchar('\n');
+	json_decref(object);
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : NULL;
+
+	if (!name) {
+		print_usage(stderr);
+		return EXIT_USAGE;
+	}
+	if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+		print_usage(stdout);
+		return EXIT_SUCCESS;
+	}
+	if (!strcmp(name, "--version")) {
+		puts("cistern " CISTERN_VERSION);
+		return EXIT_SUCCESS;
+	}
+	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+		if (!strcmp(name, commands[i].name))
+			return commands[i].run(argc - 1, argv + 1);
+	fprintf(stderr, "cistern: no such command: %s\n", name);
+	print_usage(stderr);
+	return EXIT_USAGE;
+}
