@@ -40,7 +40,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}};
+	} benches[] = {{"ipc", bench_ipc}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);
