@@ -51,7 +51,7 @@ void client_look(struct cistern *c)
 }
 
 /* Matches a completion with its request and ends the request with its last one. False: there is no such
- * request. */
+ * request, or it did not ask for that much. */
 static bool land(struct cistern *c, const struct wire_cqe *cqe, struct cistern_completion *out)
 {
 	uint32_t index = (uint32_t)cqe->user_data;
@@ -99,7 +99,7 @@ static int take(struct cistern *c, struct cistern_completion *out, uint32_t n)
 			break;
 		}
 		if (!land(c, &cqe, &out[n_taken])) {
-			client_lost(c, true, "the daemon completed a request that is not in flight");
+			client_lost(c, true, "the daemon sent a completion that fits no request");
 			break;
 		}
 		n_taken++;

@@ -81,13 +81,28 @@ static bool serve_message(struct fake_daemon *d)
 	return more;
 }
 
+struct wire_sqe fake_last_sqe(struct fake_daemon *d)
+{
+	struct wire_sqe sqe;
+
+	pthread_mutex_lock(&d->lock);
+	sqe = d->sqe;
+	pthread_mutex_unlock(&d->lock);
+	return sqe;
+}
+
 static bool serve_ring(struct fake_daemon *d)
 {
-	while (ring_pop(&d->sq, &d->sqe) == 1) {
+	struct wire_sqe sqe;
+
+	while (ring_pop(&d->sq, &sqe) == 1) {
 		ring_release(&d->sq);
+		pthread_mutex_lock(&d->lock);
+		d->sqe = sqe;
+		pthread_mutex_unlock(&d->lock);
 		if (!d->on_sqe)
-			fake_complete(d, &d->sqe, 0, d->sqe.n_chunks, 0);
-		else if (!d->on_sqe(d, &d->sqe))
+			fake_complete(d, &sqe, 0, sqe.n_chunks, 0);
+		else if (!d->on_sqe(d, &sqe))
 			return false;
 	}
 	return true;
@@ -150,6 +165,7 @@ void fake_start(struct fake_daemon *d)
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 	d->socket = d->sq_sleeper = d->cq_ringer = -1;
+	pthread_mutex_init(&d->lock, NULL);
 	snprintf(d->directory, sizeof(d->directory), "/tmp/cistern-test-XXXXXX");
 	must(mkdtemp(d->directory) != NULL, "mkdtemp");
 	snprintf(d->path, sizeof(d->path), "%s/socket", d->directory);
@@ -161,11 +177,18 @@ void fake_start(struct fake_daemon *d)
 	must(pthread_create(&d->thread, NULL, run, d) == 0, "thread");
 }
 
+void fake_join(struct fake_daemon *d)
+{
+	if (!d->joined)
+		pthread_join(d->thread, NULL);
+	d->joined = true;
+}
+
 void fake_stop(struct fake_daemon *d)
 {
 	/* Ends an accept that nobody came to. */
 	shutdown(d->listener, SHUT_RDWR);
-	pthread_join(d->thread, NULL);
+	fake_join(d);
 	close(d->listener);
 	unlink(d->path);
 	rmdir(d->directory);

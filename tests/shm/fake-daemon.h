@@ -23,8 +23,9 @@ struct fake_daemon {
 
 	uint8_t message[FAKE_MESSAGE_MAX]; /* the last one received */
 	size_t message_len;
-	uint32_t n_fds;      /* that came with it */
-	struct wire_sqe sqe; /* the last one taken */
+	uint32_t n_fds; /* that came with it */
+	pthread_mutex_t lock;
+	struct wire_sqe sqe; /* the last one taken; see fake_last_sqe */
 
 	char directory[64];
 	char path[96];
@@ -37,10 +38,16 @@ struct fake_daemon {
 	struct ring_producer cq;
 	uint32_t next_id;
 	pthread_t thread;
+	bool joined;
 };
 
 /* Listens at d->path, in a directory of its own, and serves the first connection. */
 void fake_start(struct fake_daemon *d);
+/* The last request taken. The lock is for ThreadSanitizer, which does not know that the rings' two mappings
+ * are the same memory. */
+struct wire_sqe fake_last_sqe(struct fake_daemon *d);
+/* Waits until the daemon has hung up. */
+void fake_join(struct fake_daemon *d);
 /* Waits until the connection has ended, and clears up. */
 void fake_stop(struct fake_daemon *d);
 
