@@ -331,6 +331,63 @@ static void test_models_that_cannot_be_sent(void **state)
 	detach(&d, c);
 }
 
+/* ---- control ---- */
+
+static bool answer_control(struct fake_daemon *d, const void *message, size_t len, struct message_fds *fds)
+{
+	char answer[sizeof(struct wire_header) + 11];
+
+	(void)fds;
+	if (len != sizeof(struct wire_header) + 20 ||
+		memcmp((const char *)message + sizeof(struct wire_header), "{\"command\":\"status\"}", 20) !=
+			0) {
+		fake_answer_error(d, -EINVAL, "no such command");
+		return false;
+	}
+	memcpy(answer + sizeof(struct wire_header), "{\"ok\":true}", 11);
+	message_header(answer, WIRE_CONTROL, sizeof(answer));
+	message_send(d->socket, answer, sizeof(answer), NULL, 0, 1000);
+	return false;
+}
+
+static void test_control(void **state)
+{
+	static const struct {
+		const char *request, *answer, *sentence;
+		int r;
+	} cases[] = {
+		{"{\"command\":\"status\"}", "{\"ok\":true}", "", 0},
+		{"{}", NULL, "no such command", -EINVAL},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct fake_daemon d = {.on_message = answer_control};
+		char *answer = NULL;
+
+		fake_start(&d);
+		assert_int_equal(cistern_control(d.path, cases[i].request, &answer, 5000), cases[i].r);
+		if (cases[i].answer)
+			assert_string_equal(answer, cases[i].answer);
+		else
+			assert_null(answer);
+		assert_non_null(strstr(cistern_error(NULL), cases[i].sentence));
+		free(answer);
+		fake_stop(&d);
+	}
+}
+
+static void test_control_too_long(void **state)
+{
+	char *request = malloc(WIRE_MESSAGE_MAX + 1), *answer = NULL;
+
+	(void)state;
+	memset(request, ' ', WIRE_MESSAGE_MAX);
+	request[WIRE_MESSAGE_MAX] = 0;
+	assert_int_equal(cistern_control("/nonexistent", request, &answer, 1000), -EINVAL);
+	free(request);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -340,6 +397,8 @@ int main(void)
 		cmocka_unit_test(test_registrations_on_the_wire),
 		cmocka_unit_test(test_registration_refused),
 		cmocka_unit_test(test_models_that_cannot_be_sent),
+		cmocka_unit_test(test_control),
+		cmocka_unit_test(test_control_too_long),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
