@@ -1,0 +1,337 @@
+#include "policy/calibrate.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policy/covariance.h"
+#include "policy/pca.h"
+
+enum {
+	HELD_OUT_EVERY = 8,
+	HELD_OUT_TOKENS_MIN = 256,
+	CHUNK_TOKENS_MAX = 4096,
+	/* What a frame costs beside codes and steps (docs/frame-format.md): its header and the map of token
+	 * classes; for a part the section of its steps; for every width in use a section and the code lengths
+	 * of its DEFLATE stream. */
+	FRAME_BYTES = 192 + 40 + 8,
+	PART_BYTES = 40,
+	WIDTH_BYTES = 40 + 60,
+	STEP_BITS = 16,
+};
+
+/* Products of f16-rounded rows; more than this and the errors that the codec reports would be wrong. */
+static const double DEVIATION_MAX = 0.01;
+
+struct part {
+	uint32_t plane, first_layer, n_layers;
+	size_t p;
+	uint64_t n_given;                       /* tokens, with those that were left out */
+	struct covariance *learning, *held_out; /* NULL before the first token and after learning */
+	int has_held_out;
+	uint64_t n_learned; /* tokens; 0 before learning */
+	/* Once learned: */
+	float *mean;     /* [p] */
+	float *basis;    /* [p, p] */
+	float *variance; /* [p], falling */
+	double total;    /* of all components */
+	double mean_energy;
+};
+
+struct calibrate {
+	struct geometry geometry;
+	struct calibrate_options options;
+	uint32_t n_parts;
+	struct part parts[];
+};
+
+void calibrate_options_init(struct calibrate_options *o)
+{
+	static const float ladder[] = {4, 6, 8, 12, 16, 20, 32, 40};
+
+	*o = (struct calibrate_options){.chunk_tokens = 256, .run = 8};
+	o->n_rungs = sizeof ladder / sizeof ladder[0];
+	memcpy(o->rungs, ladder, sizeof ladder);
+	allocate_default_tables(&o->tables);
+}
+
+__attribute__((format(printf, 3, 4))) static int fault(char *why, size_t why_len, const char *format, ...)
+{
+	va_list args;
+
+	if (why && why_len) {
+		va_start(args, format);
+		vsnprintf(why, why_len, format, args);
+		va_end(args);
+	}
+	return -EINVAL;
+}
+
+static int check_options(const struct calibrate_options *o, char *why, size_t why_len)
+{
+	if (o->chunk_tokens == 0 || o->chunk_tokens > CHUNK_TOKENS_MAX)
+		return fault(
+			why, why_len, "chunks of %u tokens, not 1 to %d", o->chunk_tokens, CHUNK_TOKENS_MAX);
+	if (o->run == 0)
+		return fault(why, why_len, "runs of no component");
+	if (o->n_rungs == 0 || o->n_rungs > TRANSFORM_RUNGS_MAX)
+		return fault(why, why_len, "%u rungs, not 1 to %d", o->n_rungs, TRANSFORM_RUNGS_MAX);
+	for (uint32_t i = 0; i < o->n_rungs; i++)
+		if (!isfinite(o->rungs[i]) || o->rungs[i] < 1 || (i && o->rungs[i] <= o->rungs[i - 1]))
+			return fault(why, why_len, "rung %u: ratio is not a number from 1 that rises", i);
+	return 0;
+}
+
+static uint32_t group_layers(const struct geometry *g, uint32_t plane, uint32_t wanted)
+{
+	size_t width = plane_width(&g->planes[plane]), n = wanted;
+
+	if (n == 0)
+		n = CALIBRATE_GROUP_FEATURES_MAX / width;
+	if (n == 0)
+		n = 1;
+	return n < g->n_layers ? (uint32_t)n : g->n_layers;
+}
+
+int calibrate_new(const struct geometry *g, const struct calibrate_options *options, struct calibrate **out,
+	char *why, size_t why_len)
+{
+	uint32_t n_parts = 0;
+	struct calibrate *c;
+	int r = geometry_check(g, why, why_len);
+
+	if (r < 0)
+		return r;
+	r = check_options(options, why, why_len);
+	if (r < 0)
+		return r;
+	for (uint32_t plane = 0; plane < g->n_planes; plane++) {
+		uint32_t n = group_layers(g, plane, options->layers_per_group);
+
+		if (n * plane_width(&g->planes[plane]) > CALIBRATE_FEATURES_MAX)
+			return fault(why, why_len, "plane %u: groups of %u layers have %zu features, over %d",
+				plane, n, n * plane_width(&g->planes[plane]), CALIBRATE_FEATURES_MAX);
+		n_parts += (g->n_layers + n - 1) / n;
+	}
+	c = calloc(1, sizeof *c + n_parts * sizeof c->parts[0]);
+	if (!c)
+		return -ENOMEM;
+	c->geometry = *g;
+	c->options = *options;
+	for (uint32_t plane = 0; plane < g->n_planes; plane++) {
+		uint32_t n = group_layers(g, plane, options->layers_per_group);
+
+		for (uint32_t layer = 0; layer < g->n_layers; layer += n) {
+			struct part *part = &c->parts[c->n_parts++];
+
+			part->plane = plane;
+			part->first_layer = layer;
+			part->n_layers = g->n_layers - layer < n ? g->n_layers - layer : n;
+			part->p = part->n_layers * plane_width(&g->planes[plane]);
+		}
+	}
+	*out = c;
+	return 0;
+}
+
+struct calibrate *calibrate_free(struct calibrate *c)
+{
+	for (uint32_t i = 0; c && i < c->n_parts; i++) {
+		covariance_free(c->parts[i].learning);
+		covariance_free(c->parts[i].held_out);
+		free(c->parts[i].mean);
+		free(c->parts[i].basis);
+		free(c->parts[i].variance);
+	}
+	free(c);
+	return NULL;
+}
+
+uint32_t calibrate_n_parts(const struct calibrate *c)
+{
+	return c->n_parts;
+}
+
+void calibrate_part(const struct calibrate *c, uint32_t i, struct transform_part *part)
+{
+	const struct part *from = &c->parts[i];
+
+	*part = (struct transform_part){.plane = from->plane,
+		.first_layer = from->first_layer,
+		.n_layers = from->n_layers,
+		.n_features = (uint32_t)from->p};
+}
+
+int calibrate_add(struct calibrate *c, uint32_t part, const float *x, size_t x_stride, size_t n_tokens)
+{
+	struct part *to = &c->parts[part];
+
+	while (n_tokens) {
+		uint64_t chunk = to->n_given / c->options.chunk_tokens;
+		size_t n = c->options.chunk_tokens - (size_t)(to->n_given % c->options.chunk_tokens);
+		struct covariance **covariance =
+			chunk % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 ? &to->held_out : &to->learning;
+
+		if (n > n_tokens)
+			n = n_tokens;
+		if (!*covariance)
+			*covariance = covariance_new(to->p);
+		if (!*covariance)
+			return -ENOMEM;
+		covariance_add(*covariance, x, x_stride, n);
+		to->n_given += n;
+		x += n * x_stride;
+		n_tokens -= n;
+	}
+	return 0;
+}
+
+uint64_t calibrate_count(const struct calibrate *c, uint32_t part)
+{
+	const struct part *p = &c->parts[part];
+
+	return p->n_learned + (p->learning ? covariance_count(p->learning) : 0) +
+	       (p->held_out ? covariance_count(p->held_out) : 0);
+}
+
+/* The mean of all tokens, and where the variances are to be measured: the tokens held out, or, when they are
+ * too few, all of them. */
+static int pool(struct part *part, double *mean)
+{
+	double *other, share;
+
+	if (!part->learning)
+		part->learning = covariance_new(part->p);
+	if (!part->learning)
+		return -ENOMEM;
+	if (part->held_out && covariance_count(part->held_out) < HELD_OUT_TOKENS_MIN) {
+		covariance_merge(part->learning, part->held_out);
+		part->held_out = covariance_free(part->held_out);
+	}
+	covariance_mean(part->learning, mean);
+	if (!part->held_out)
+		return 0;
+	other = malloc(part->p * sizeof *other);
+	if (!other)
+		return -ENOMEM;
+	covariance_mean(part->held_out, other);
+	share = (double)covariance_count(part->held_out) /
+		(double)(covariance_count(part->held_out) + covariance_count(part->learning));
+	for (size_t i = 0; i < part->p; i++)
+		mean[i] += share * (other[i] - mean[i]);
+	free(other);
+	return 0;
+}
+
+struct order {
+	double variance;
+	size_t row;
+};
+
+static int by_variance(const void *a, const void *b)
+{
+	const struct order *x = a, *y = b;
+
+	if (x->variance != y->variance)
+		return x->variance > y->variance ? -1 : 1;
+	return (x->row > y->row) - (x->row < y->row);
+}
+
+/* Rows in the order of the variances that were measured, which is not quite that of the eigenvalues. */
+static int sort_rows(struct part *part, const double *variance)
+{
+	size_t p = part->p;
+	float *sorted = malloc(p * p * sizeof *sorted);
+	struct order *order = malloc(p * sizeof *order);
+
+	if (!sorted || !order) {
+		free(sorted);
+		free(order);
+		return -ENOMEM;
+	}
+	for (size_t i = 0; i < p; i++)
+		order[i] = (struct order){variance[i], i};
+	qsort(order, p, sizeof *order, by_variance);
+	for (size_t i = 0; i < p; i++) {
+		memcpy(sorted + i * p, part->basis + order[i].row * p, p * sizeof *sorted);
+		part->variance[i] = (float)order[i].variance;
+	}
+	free(order);
+	free(part->basis);
+	part->basis = sorted;
+	return 0;
+}
+
+static int decompose(struct part *part, double *matrix, double *mean, double *variance)
+{
+	struct covariance *measured = part->held_out ? part->held_out : part->learning;
+	size_t p = part->p;
+	int r;
+
+	/* variance is room for the learning tokens' own mean, until it takes the variances. */
+	covariance_mean(part->learning, variance);
+	covariance_matrix(part->learning, variance, matrix);
+	r = pca(matrix, p, part->basis);
+	if (r == 0 && pca_deviation(part->basis, p, p) > DEVIATION_MAX)
+		r = -EDOM;
+	if (r < 0)
+		return r;
+	covariance_matrix(measured, mean, matrix);
+	r = pca_variance(matrix, part->basis, p, p, variance);
+	if (r < 0)
+		return r;
+	part->total = part->mean_energy = 0;
+	for (size_t i = 0; i < p; i++) {
+		part->total += matrix[i * p + i];
+		part->mean_energy += mean[i] * mean[i];
+		part->mean[i] = (float)mean[i];
+	}
+	return sort_rows(part, variance);
+}
+
+int calibrate_learn(struct calibrate *c, uint32_t part)
+{
+	struct part *to = &c->parts[part];
+	size_t p = to->p;
+	double *matrix = malloc(p * p * sizeof *matrix);
+	double *mean = malloc(p * sizeof *mean), *variance = malloc(p * sizeof *variance);
+	uint64_t n_tokens = calibrate_count(c, part);
+	int r = -ENOMEM;
+
+	if (to->n_learned || n_tokens < 2) {
+		r = -ENODATA;
+		goto out;
+	}
+	to->mean = malloc(p * sizeof *to->mean);
+	to->basis = malloc(p * p * sizeof *to->basis);
+	to->variance = malloc(p * sizeof *to->variance);
+	if (!matrix || !mean || !variance || !to->mean || !to->basis || !to->variance)
+		goto out;
+	r = pool(to, mean);
+	if (r == 0)
+		r = decompose(to, matrix, mean, variance);
+	if (r == 0) {
+		to->has_held_out = to->held_out != NULL;
+		to->n_learned = n_tokens;
+		to->learning = covariance_free(to->learning);
+		to->held_out = covariance_free(to->held_out);
+	} else {
+		free(to->mean);
+		free(to->basis);
+		free(to->variance);
+		to->mean = to->basis = to->variance = NULL;
+	}
+out:
+	free(variance);
+	free(mean);
+	free(matrix);
+	return r;
+}
+
+void calibrate_set_tables(struct calibrate *c, const struct allocate_tables *tables)
+{
+	c->options.tables = *tables;
+}

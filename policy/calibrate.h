@@ -1,0 +1,84 @@
+/*
+ * From features of many tokens to a transform. Features come as plain arrays, rotation undone, one layer
+ * group of one plane (a part) at a time: parts can be fed one after the other, so that only one covariance is
+ * held, or side by side. One owner, one thread at a time.
+ *
+ *     calibrate_new; for each part: calibrate_add..., calibrate_learn; calibrate_finish; calibrate_free
+ *
+ * Every eighth chunk is held out: the basis is learned from the others, its variances are measured on these.
+ * Otherwise the last components would look quieter than they are, as they were chosen for being quiet on the
+ * very tokens they are measured with, and get too few bits.
+ */
+#ifndef POLICY_CALIBRATE_H
+#define POLICY_CALIBRATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/geometry.h"
+#include "policy/allocate.h"
+#include "policy/transform.h"
+
+enum {
+	CALIBRATE_GROUP_FEATURES_MAX = 4096, /* widest layer group chosen unasked */
+	CALIBRATE_FEATURES_MAX = 16384,      /* and at all: the covariance takes 24 p^2 bytes meanwhile */
+};
+
+struct calibrate_options {
+	uint32_t layers_per_group; /* 0: as many as fit CALIBRATE_GROUP_FEATURES_MAX, one at least */
+	uint32_t chunk_tokens;     /* tokens that share quantiser steps and a frame; at most 4096 */
+	uint32_t run;              /* components that share a width */
+	uint32_t n_rungs;
+	float rungs[TRANSFORM_RUNGS_MAX]; /* ratios of 16-bit source over frame, rising */
+	struct allocate_tables tables;
+};
+
+/* Groups chosen by size, chunks of 256, runs of 8, rungs 4 6 8 12 16 20 32 40, the default tables. */
+void calibrate_options_init(struct calibrate_options *o);
+
+struct calibrate;
+
+/* -EINVAL with a sentence in why: options out of range, a group over CALIBRATE_FEATURES_MAX; -ENOMEM. */
+int calibrate_new(const struct geometry *g, const struct calibrate_options *options, struct calibrate **out,
+	char *why, size_t why_len);
+struct calibrate *calibrate_free(struct calibrate *c);
+
+uint32_t calibrate_n_parts(const struct calibrate *c);
+/* Plane and layers of a part; part->n_features floats make a token. The other fields are not set. */
+void calibrate_part(const struct calibrate *c, uint32_t i, struct transform_part *part);
+
+/* Adds tokens to a part, x: [n_tokens, n_features], in the order of their sequence; order of features: layer,
+ * head, dim. Tokens with values that are not finite are left out. -ENOMEM. */
+int calibrate_add(struct calibrate *c, uint32_t part, const float *x, size_t x_stride, size_t n_tokens);
+/* Tokens taken, without those left out. */
+uint64_t calibrate_count(const struct calibrate *c, uint32_t part);
+
+/* Turns what was added into mean, basis and variances and lets the covariance go. No more may be added.
+ * -ENODATA: fewer than 2 tokens, or learned before; -EDOM: the decomposition failed; -ENOMEM. */
+int calibrate_learn(struct calibrate *c, uint32_t part);
+
+struct calibrate_report {
+	uint64_t n_tokens;                           /* of the part that has least */
+	int held_out;                                /* 0: too few tokens to hold any out */
+	double variance[GEOMETRY_PLANES_MAX];        /* of a token, over all layers */
+	double energy[GEOMETRY_PLANES_MAX];          /* the same without subtracting the mean */
+	uint32_t n_features[GEOMETRY_PLANES_MAX];    /* of a token, over all layers */
+	uint32_t components_99[GEOMETRY_PLANES_MAX]; /* that hold 99% of the variance */
+	struct {
+		double ratio;                      /* predicted, side information counted */
+		double error[GEOMETRY_PLANES_MAX]; /* predicted relative L2 error, as the codec counts */
+		uint32_t components[GEOMETRY_PLANES_MAX]; /* with any bits */
+	} rungs[TRANSFORM_RUNGS_MAX];
+};
+
+/* Allocates bits for every rung and writes the transform (transform.h: serialised form). Other tables may be
+ * set before: calibrate_set_tables. Every part must have been learned. note: for the file's metadata, or
+ * NULL. *data is malloc'd and the caller's; report may be NULL. -EINVAL: a part was not learned, a note that
+ * is not UTF-8; -ENOMEM. May be called again. */
+int calibrate_finish(
+	struct calibrate *c, const char *note, void **data, size_t *len, struct calibrate_report *report);
+
+/* Replaces the tables, when better ones were measured with the learned basis. */
+void calibrate_set_tables(struct calibrate *c, const struct allocate_tables *tables);
+
+#endif
