@@ -207,7 +207,8 @@ static int pool(struct part *part, double *mean)
 		part->learning = covariance_new(part->p);
 	if (!part->learning)
 		return -ENOMEM;
-	if (part->held_out && covariance_count(part->held_out) < HELD_OUT_TOKENS_MIN) {
+	if (part->held_out && (covariance_count(part->held_out) < HELD_OUT_TOKENS_MIN ||
+				      covariance_count(part->learning) < HELD_OUT_TOKENS_MIN)) {
 		covariance_merge(part->learning, part->held_out);
 		part->held_out = covariance_free(part->held_out);
 	}
@@ -334,4 +335,202 @@ out:
 void calibrate_set_tables(struct calibrate *c, const struct allocate_tables *tables)
 {
 	c->options.tables = *tables;
+}
+
+/* Bits of all parts and rungs on their way to a transform. */
+struct draft {
+	struct allocate_part *wishes; /* [n_parts], bits set to the rung in work */
+	struct transform_part *parts; /* [n_parts] */
+	uint8_t **bits;               /* [n_parts] of [n_rungs, p] */
+	uint8_t **packed;             /* [n_parts] of [n_rungs, r] */
+};
+
+static void draft_fini(struct draft *d, uint32_t n_parts)
+{
+	for (uint32_t i = 0; i < n_parts; i++) {
+		if (d->bits)
+			free(d->bits[i]);
+		if (d->packed)
+			free(d->packed[i]);
+	}
+	free(d->wishes);
+	free(d->parts);
+	free(d->bits);
+	free(d->packed);
+}
+
+/* Every plane's error counts relative to its variance, so that neither drowns the other. */
+static int draft_init(struct draft *d, const struct calibrate *c)
+{
+	double total[GEOMETRY_PLANES_MAX] = {0};
+
+	*d = (struct draft){0};
+	d->wishes = calloc(c->n_parts, sizeof *d->wishes);
+	d->parts = calloc(c->n_parts, sizeof *d->parts);
+	d->bits = calloc(c->n_parts, sizeof *d->bits);
+	d->packed = calloc(c->n_parts, sizeof *d->packed);
+	if (!d->wishes || !d->parts || !d->bits || !d->packed)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < c->n_parts; i++)
+		total[c->parts[i].plane] += c->parts[i].total;
+	for (uint32_t i = 0; i < c->n_parts; i++) {
+		const struct part *part = &c->parts[i];
+
+		d->bits[i] = calloc(c->options.n_rungs * part->p, 1);
+		d->packed[i] = calloc(c->options.n_rungs * part->p, 1);
+		if (!d->bits[i] || !d->packed[i])
+			return -ENOMEM;
+		d->wishes[i] = (struct allocate_part){.variance = part->variance,
+			.n_components = (uint32_t)part->p,
+			.weight = total[part->plane] > 0 ? 1 / total[part->plane] : 0};
+	}
+	return 0;
+}
+
+/* Bits a token that the frame takes beside codes and steps. */
+static double overhead(const struct calibrate *c, const struct draft *d)
+{
+	double bytes = FRAME_BYTES;
+
+	for (uint32_t i = 0; i < c->n_parts; i++) {
+		unsigned seen = 0;
+
+		for (size_t k = 0; k < c->parts[i].p; k++)
+			seen |= 1u << d->wishes[i].bits[k];
+		bytes += PART_BYTES + WIDTH_BYTES * __builtin_popcount(seen & ~1u);
+	}
+	return 8 * bytes / c->options.chunk_tokens;
+}
+
+/* The ratio counts 16 bits a feature, whatever the source's element type. */
+static double source_bits(const struct calibrate *c)
+{
+	double bits = 0;
+
+	for (uint32_t i = 0; i < c->n_parts; i++)
+		bits += 16.0 * (double)c->parts[i].p;
+	return bits;
+}
+
+static int solve_rung(const struct calibrate *c, struct draft *d, uint32_t rung, double *ratio)
+{
+	struct allocate_options options = {.tables = &c->options.tables,
+		.run = c->options.run,
+		.side_bits_per_token = (double)STEP_BITS / c->options.chunk_tokens};
+	double target = source_bits(c) / (double)c->options.rungs[rung], assumed = 0, found;
+	struct allocate_result result;
+	int r;
+
+	for (uint32_t i = 0; i < c->n_parts; i++)
+		d->wishes[i].bits = d->bits[i] + rung * c->parts[i].p;
+	/* The overhead depends on the widths in use and they on the budget. Assuming ever more of it ends, as
+	 * there are only so many widths. */
+	for (;;) {
+		options.budget = target - assumed;
+		r = allocate(d->wishes, c->n_parts, &options, &result);
+		if (r < 0)
+			return r;
+		found = overhead(c, d);
+		if (found <= assumed)
+			break;
+		assumed = found;
+	}
+	*ratio = source_bits(c) / (result.bits_per_token + found);
+	return 0;
+}
+
+static void report_rung(
+	const struct calibrate *c, const struct draft *d, uint32_t rung, struct calibrate_report *report)
+{
+	double lost[GEOMETRY_PLANES_MAX] = {0};
+
+	for (uint32_t i = 0; i < c->n_parts; i++) {
+		const struct part *part = &c->parts[i];
+
+		for (size_t k = 0; k < part->p; k++) {
+			uint8_t b = d->wishes[i].bits[k];
+
+			lost[part->plane] += (double)part->variance[k] * c->options.tables.distortion[b];
+			report->rungs[rung].components[part->plane] += b > 0;
+		}
+	}
+	for (uint32_t plane = 0; plane < c->geometry.n_planes; plane++)
+		if (report->energy[plane] > 0)
+			report->rungs[rung].error[plane] = sqrt(lost[plane] / report->energy[plane]);
+}
+
+static void report_planes(const struct calibrate *c, struct calibrate_report *report)
+{
+	report->n_tokens = UINT64_MAX;
+	report->held_out = 1;
+	for (uint32_t i = 0; i < c->n_parts; i++) {
+		const struct part *part = &c->parts[i];
+		double sum = 0;
+		size_t k = 0;
+
+		if (part->n_learned < report->n_tokens)
+			report->n_tokens = part->n_learned;
+		report->held_out &= part->has_held_out;
+		report->variance[part->plane] += part->total;
+		report->energy[part->plane] += part->total + part->mean_energy;
+		report->n_features[part->plane] += (uint32_t)part->p;
+		while (k < part->p && sum < 0.99 * part->total)
+			sum += (double)part->variance[k++];
+		report->components_99[part->plane] += (uint32_t)k;
+	}
+}
+
+/* Keeps the components that some rung uses; one at least, as a part without any has no shape. */
+static void pack_part(const struct calibrate *c, struct draft *d, uint32_t i)
+{
+	const struct part *part = &c->parts[i];
+	struct transform_part *out = &d->parts[i];
+	size_t used = 1;
+
+	for (uint32_t rung = 0; rung < c->options.n_rungs; rung++)
+		for (size_t k = used; k < part->p; k++)
+			if (d->bits[i][rung * part->p + k])
+				used = k + 1;
+	for (uint32_t rung = 0; rung < c->options.n_rungs; rung++)
+		memcpy(d->packed[i] + rung * used, d->bits[i] + rung * part->p, used);
+	calibrate_part(c, i, out);
+	out->n_components = (uint32_t)used;
+	out->mean = part->mean;
+	out->basis = part->basis;
+	out->variance = part->variance;
+	out->bits = d->packed[i];
+}
+
+int calibrate_finish(
+	struct calibrate *c, const char *note, void **data, size_t *len, struct calibrate_report *report)
+{
+	struct calibrate_report found = {0};
+	struct transform t = {.n_rungs = c->options.n_rungs, .n_parts = c->n_parts};
+	struct draft d;
+	int r;
+
+	for (uint32_t i = 0; i < c->n_parts; i++)
+		if (!c->parts[i].n_learned)
+			return -EINVAL;
+	r = draft_init(&d, c);
+	if (r < 0)
+		goto out;
+	report_planes(c, &found);
+	for (uint32_t rung = 0; rung < t.n_rungs; rung++) {
+		r = solve_rung(c, &d, rung, &found.rungs[rung].ratio);
+		if (r < 0)
+			goto out;
+		report_rung(c, &d, rung, &found);
+	}
+	for (uint32_t i = 0; i < c->n_parts; i++)
+		pack_part(c, &d, i);
+	t.parts = d.parts;
+	memcpy(t.rung_ratio, c->options.rungs, sizeof t.rung_ratio);
+	geometry_fingerprint(&c->geometry, t.fingerprint);
+	r = transform_serialise(&t, found.n_tokens, note, data, len);
+	if (r == 0 && report)
+		*report = found;
+out:
+	draft_fini(&d, c->n_parts);
+	return r;
 }
