@@ -13,142 +13,18 @@
 
 #include "kernels/formula.h"
 #include "policy/policy.h"
-#include "runtime/codec.h"
-
-enum { LAYERS = 3, HEADS = 2, DIM = 16, WIDTH = HEADS * DIM, P = LAYERS * WIDTH, R = 80, RUNGS = 2 };
-enum { BLOCK = 16, BLOCKS = 24, TOKENS_MAX = 256 };
-
-struct world {
-	struct geometry g;
-	struct transform *t;
-	uint16_t *memory; /* [LAYERS][2][BLOCKS][BLOCK][HEADS][DIM] */
-	struct kv_pages pages[LAYERS * 2];
-	uint32_t blocks[BLOCKS];
-	struct codec *codec;
-};
-
-static uint64_t random_state = 1;
-
-static float gauss(void)
-{
-	float sum = 0;
-
-	for (int i = 0; i < 12; i++) {
-		random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-		sum += (float)(random_state >> 40) / 16777216.0f;
-	}
-	return sum - 6;
-}
-
-/* An orthonormal basis by Gram and Schmidt, bits falling from 6 to 0. */
-static struct transform *make_transform(const struct geometry *g)
-{
-	struct transform_part parts[2];
-	struct transform t = {.n_rungs = RUNGS, .rung_ratio = {4, 12}, .n_parts = 2, .parts = parts}, *parsed;
-	float *basis = malloc(sizeof(float) * R * P), mean[P], variance[R];
-	uint8_t bits[RUNGS * R];
-	char why[200];
-	void *data;
-	size_t len;
-
-	geometry_fingerprint(g, t.fingerprint);
-	for (size_t i = 0; i < R; i++) {
-		double norm = 0;
-
-		for (size_t k = 0; k < P; k++)
-			basis[i * P + k] = gauss();
-		for (size_t j = 0; j < i; j++) {
-			double dot = 0;
-
-			for (size_t k = 0; k < P; k++)
-				dot += (double)basis[i * P + k] * basis[j * P + k];
-			for (size_t k = 0; k < P; k++)
-				basis[i * P + k] -= (float)dot * basis[j * P + k];
-		}
-		for (size_t k = 0; k < P; k++)
-			norm += (double)basis[i * P + k] * basis[i * P + k];
-		for (size_t k = 0; k < P; k++)
-			basis[i * P + k] /= (float)sqrt(norm);
-		variance[i] = 100.0f * powf(0.93f, (float)i);
-		bits[i] = (uint8_t)(i < 4 ? 6 : i < 70 ? 5 : 4);
-		bits[R + i] = (uint8_t)(i < 4 ? 4 : i < 10 ? 3 : i < 20 ? 2 : i < 40 ? 1 : 0);
-	}
-	for (size_t k = 0; k < P; k++)
-		mean[k] = 0.5f * gauss();
-	for (uint32_t plane = 0; plane < 2; plane++)
-		parts[plane] = (struct transform_part){.plane = plane,
-			.n_layers = LAYERS,
-			.n_features = P,
-			.n_components = R,
-			.mean = mean,
-			.basis = basis,
-			.variance = variance,
-			.bits = bits};
-	assert_int_equal(transform_serialise(&t, 1000, NULL, &data, &len), 0);
-	if (transform_parse(data, len, &parsed, why, sizeof why))
-		fail_msg("%s", why);
-	free(data);
-	free(basis);
-	return parsed;
-}
-
-/* Every token: mean + sum of components of falling size, rotated as a cache holds it. */
-static void fill_memory(struct world *w)
-{
-	for (size_t i = 0; i < (size_t)LAYERS * 2 * BLOCKS * BLOCK * WIDTH; i++)
-		w->memory[i] = f16_from_f32(gauss());
-}
+#include "tests/runtime/made-up-cache.h"
 
 static int set_up(void **state)
 {
-	struct world *w = calloc(1, sizeof *w);
-	const size_t layer_elements = (size_t)BLOCKS * BLOCK * WIDTH;
-
-	w->g = (struct geometry){.name = "test", .n_layers = LAYERS, .n_planes = 2, .tp_size = 1};
-	for (int i = 0; i < 2; i++)
-		w->g.planes[i] =
-			(struct plane){.n_heads = HEADS, .dim = DIM, .dtype = DTYPE_F16, .rope_scale = 1};
-	w->g.planes[0].rope_kind = ROPE_HALF;
-	w->g.planes[0].rope_dim = DIM;
-	for (int i = 0; i < DIM / 2; i++)
-		w->g.planes[0].inv_freq[i] = powf(10000, -2.0f * (float)i / DIM);
-	assert_int_equal(geometry_check(&w->g, NULL, 0), 0);
-	w->t = make_transform(&w->g);
-	w->memory = malloc(layer_elements * LAYERS * 2 * 2);
-	for (size_t i = 0; i < LAYERS * 2; i++)
-		w->pages[i] = (struct kv_pages){.base = (uint8_t *)(w->memory + i * layer_elements),
-			.block_stride = BLOCK * WIDTH * 2,
-			.token_stride = WIDTH * 2,
-			.head_stride = DIM * 2};
-	for (uint32_t i = 0; i < BLOCKS; i++)
-		w->blocks[i] = (i * 7 + 3) % BLOCKS;
-	w->codec = codec_new(kernels_cpu(), 1 << 20);
-	assert_non_null(w->codec);
-	random_state = 42;
-	fill_memory(w);
-	*state = w;
+	*state = world_new(ROPE_HALF);
 	return 0;
 }
 
 static int tear_down(void **state)
 {
-	struct world *w = *state;
-
-	codec_free(w->codec);
-	transform_unref(w->t);
-	free(w->memory);
-	free(w);
+	world_free(*state);
 	return 0;
-}
-
-static uint16_t *element(
-	const struct world *w, uint32_t layer, uint32_t plane, uint32_t offset, uint32_t token)
-{
-	const uint32_t at = offset + token;
-	const struct kv_pages *p = &w->pages[layer * 2 + plane];
-
-	return (uint16_t *)(void *)(p->base + w->blocks[at / BLOCK] * p->block_stride +
-				    at % BLOCK * p->token_stride);
 }
 
 struct copy {
@@ -160,7 +36,7 @@ static void copy_out(const struct world *w, uint32_t offset, uint32_t n, struct 
 	for (uint32_t l = 0; l < LAYERS; l++)
 		for (uint32_t p = 0; p < 2; p++)
 			for (uint32_t t = 0; t < n; t++)
-				memcpy(out->values[l][p][t], element(w, l, p, offset, t), WIDTH * 2);
+				memcpy(out->values[l][p][t], world_element(w, l, p, offset, t), WIDTH * 2);
 }
 
 /* Worst relative L2 error of a token of one plane. */
@@ -177,15 +53,6 @@ static double worst_error(const struct copy *a, const struct copy *b, uint32_t p
 			norm += x * x;
 		}
 	return sqrt(error / norm);
-}
-
-static struct codec_chunk chunk_of(struct world *w, uint32_t offset, uint32_t n, uint64_t position)
-{
-	return (struct codec_chunk){.geometry = &w->g,
-		.pages = w->pages,
-		.run = {.blocks = w->blocks, .block_tokens = BLOCK, .offset = offset},
-		.n_tokens = n,
-		.position = position};
 }
 
 static const struct round_trip {
@@ -211,7 +78,7 @@ static void round_trip(void **state)
 
 	for (size_t k = 0; k < sizeof round_trips / sizeof *round_trips; k++) {
 		const struct round_trip *c = &round_trips[k];
-		const struct codec_chunk chunk = chunk_of(w, c->offset, c->n_tokens, 1024);
+		const struct codec_chunk chunk = world_chunk(w, c->offset, c->n_tokens, 1024);
 		uint8_t classes[TOKENS_MAX] = {0};
 		const struct codec_options options = {.transform = c->with_transform ? w->t : NULL,
 			.rung = c->rung,
@@ -226,14 +93,14 @@ static void round_trip(void **state)
 			classes[t] = t < c->sinks                   ? TOKEN_SINK
 				     : t >= c->n_tokens - c->window ? TOKEN_WINDOW
 								    : TOKEN_PLAIN;
-		fill_memory(w);
+		world_fill(w);
 		copy_out(w, c->offset, c->n_tokens, &before);
 		assert_int_equal(codec_encode(w->codec, &chunk, &options, &frame, &len, &info), 0);
 		assert_int_equal(info.raw_bytes, c->n_tokens * P * 2 * 2);
 		for (uint32_t l = 0; l < LAYERS; l++)
 			for (uint32_t p = 0; p < 2; p++)
 				for (uint32_t t = 0; t < c->n_tokens; t++)
-					memset(element(w, l, p, c->offset, t), 0xAA, WIDTH * 2);
+					memset(world_element(w, l, p, c->offset, t), 0xAA, WIDTH * 2);
 		assert_int_equal(codec_decode(w->codec, frame, len, options.transform, &chunk, 0, LAYERS), 0);
 		copy_out(w, c->offset, c->n_tokens, &after);
 
@@ -266,7 +133,7 @@ static void round_trip(void **state)
 static void not_finite(void **state)
 {
 	struct world *w = *state;
-	const struct codec_chunk chunk = chunk_of(w, 0, 64, 0);
+	const struct codec_chunk chunk = world_chunk(w, 0, 64, 0);
 	const uint8_t classes[64] = {0};
 	const struct codec_options options = {.transform = w->t, .classes = classes};
 	static struct copy before, after;
@@ -274,14 +141,14 @@ static void not_finite(void **state)
 	uint8_t *frame;
 	size_t len;
 
-	fill_memory(w);
-	element(w, 1, 0, 0, 7)[3] = 0x7E01;  /* a NaN with a payload */
-	element(w, 2, 1, 0, 20)[9] = 0xFC00; /* minus infinity */
+	world_fill(w);
+	world_element(w, 1, 0, 0, 7)[3] = 0x7E01;  /* a NaN with a payload */
+	world_element(w, 2, 1, 0, 20)[9] = 0xFC00; /* minus infinity */
 	copy_out(w, 0, 64, &before);
 	assert_int_equal(codec_encode(w->codec, &chunk, &options, &frame, &len, &info), 0);
 	assert_int_equal(info.n_raw, 2);
 	assert_true(isfinite(info.error[0].max) && isfinite(info.error[1].max));
-	fill_memory(w);
+	world_fill(w);
 	assert_int_equal(codec_decode(w->codec, frame, len, w->t, &chunk, 0, LAYERS), 0);
 	copy_out(w, 0, 64, &after);
 	for (uint32_t l = 0; l < LAYERS; l++)
@@ -297,7 +164,7 @@ static void not_finite(void **state)
 static void layer_by_layer(void **state)
 {
 	struct world *w = *state;
-	const struct codec_chunk chunk = chunk_of(w, 0, 100, 0);
+	const struct codec_chunk chunk = world_chunk(w, 0, 100, 0);
 	uint8_t classes[100] = {TOKEN_SINK, TOKEN_SINK};
 	static struct copy whole, parts, start;
 
@@ -306,11 +173,11 @@ static void layer_by_layer(void **state)
 		uint8_t *frame;
 		size_t len;
 
-		fill_memory(w);
+		world_fill(w);
 		assert_int_equal(codec_encode(w->codec, &chunk, &options, &frame, &len, NULL), 0);
 		assert_int_equal(codec_decode(w->codec, frame, len, options.transform, &chunk, 0, LAYERS), 0);
 		copy_out(w, 0, 100, &whole);
-		fill_memory(w);
+		world_fill(w);
 		copy_out(w, 0, 100, &start);
 		for (uint32_t l = 0; l < LAYERS; l++) {
 			assert_int_equal(
@@ -329,14 +196,14 @@ static void layer_by_layer(void **state)
 static void bad_frames(void **state)
 {
 	struct world *w = *state;
-	struct codec_chunk chunk = chunk_of(w, 0, 32, 0);
+	struct codec_chunk chunk = world_chunk(w, 0, 32, 0);
 	uint8_t classes[32] = {TOKEN_SINK};
 	const struct codec_options options = {.transform = w->t, .classes = classes};
 	struct geometry other = w->g;
 	uint8_t *frame, *copy;
 	size_t len;
 
-	fill_memory(w);
+	world_fill(w);
 	assert_int_equal(codec_encode(w->codec, &chunk, &options, &frame, &len, NULL), 0);
 	assert_int_equal(codec_decode(w->codec, frame, len, NULL, &chunk, 0, LAYERS), -ESTALE);
 	chunk.position = 32;
@@ -372,7 +239,7 @@ static void scratch_is_bounded(void **state)
 {
 	struct world *w = *state;
 	struct codec *small = codec_new(kernels_cpu(), 4096);
-	const struct codec_chunk chunk = chunk_of(w, 0, 256, 0);
+	const struct codec_chunk chunk = world_chunk(w, 0, 256, 0);
 	uint8_t classes[256] = {0};
 	const struct codec_options options = {.transform = w->t, .classes = classes};
 	uint8_t *frame;
