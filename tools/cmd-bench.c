@@ -6,12 +6,13 @@
 #include "tools/bench.h"
 #include "tools/cistern.h"
 
-static const char usage[] = "Usage: cistern bench ipc [--json] [options]\n"
+static const char usage[] = "Usage: cistern bench ipc|codec [--json] [options]\n"
 			    "\n"
 			    "Measures, each figure beside its floor in the same run.\n"
 			    "\n"
 			    "  ipc      a request's way to the daemon and back\n"
-					    "\n"
+			    "  codec    encoding and decoding on one core\n"
+			    "\n"
 			    "`cistern bench NAME --help` has each one's options.\n";
 
 uint64_t bench_now_ns(void)
@@ -40,7 +41,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} benches[] = {{"ipc", bench_ipc}};
+	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);
