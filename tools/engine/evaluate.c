@@ -115,7 +115,8 @@ int evaluate_probe(struct forward *f, const struct model *m, const struct kv_cac
 	if (!fed)
 		return -ENOMEM;
 	fed[0] = prompt->list[prompt->n - 1];
-	memcpy(fed + 1, probe->given.list, probe->given.n * sizeof *fed);
+	if (probe->given.n)
+		memcpy(fed + 1, probe->given.list, probe->given.n * sizeof *fed);
 	if (probe->answer.n)
 		memcpy(fed + 1 + probe->given.n, probe->answer.list, probe->answer.n * sizeof *fed);
 	for (size_t i = 0; i <= n; i++)
