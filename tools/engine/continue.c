@@ -61,10 +61,10 @@ static int restore(struct engine *e, const struct kv_table *table, const struct 
 	out->n_chunks = found.n_chunks;
 	out->n_tokens = found.n_chunks > n / chunk ? n : found.n_chunks * chunk;
 	if (out->n_tokens) {
-		/* The chain of a shorter prompt ends in another key where it ends within a chunk, so the run
-		 * is cut at chunks that were found. */
 		r = remote_get(e->remote, table, t->list, out->n_tokens, &got);
-		if (r < 0)
+		if (r == -EIO || r == -EBADMSG)
+			fprintf(stderr, "cistern-engine: computed instead: %s\n", remote_error(e->remote));
+		else if (r < 0)
 			return r;
 		if (got.n_chunks < found.n_chunks)
 			out->n_tokens = got.n_chunks * chunk;
