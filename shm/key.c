@@ -12,8 +12,10 @@
 
 static void write_half(XXH128_hash_t hash, uint8_t out[16])
 {
-	memcpy(out, &hash.low64, 8);
-	memcpy(out + 8, &hash.high64, 8);
+	XXH128_canonical_t canonical;
+
+	XXH128_canonicalFromHash(&canonical, hash);
+	memcpy(out, canonical.digest, 16);
 }
 
 static XXH128_hash_t chunk_hash(

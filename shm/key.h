@@ -1,8 +1,8 @@
 /*
  * Chunk keys: 32 bytes that name a run of tokens and all that stood before it. Pure functions, any thread.
  * The definition is part of the protocol (docs/protocol.md), so that clients in other languages find the
- * same chunks: low and high half of XXH3-128 with seed KEY_SEED_A, then the same with KEY_SEED_B, each half
- * little-endian, over
+ * same chunks: XXH3-128 with seed KEY_SEED_A in its canonical form (what XXH libraries call the digest), then
+ * the same with KEY_SEED_B, over
  *   for the root: the salt's bytes;
  *   for a chunk: the parent key's 32 bytes, then the token ids as little-endian uint32.
  * The root has seeds of its own, so that no salt can look like a chunk. Not cryptographic, see
