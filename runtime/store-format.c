@@ -31,12 +31,9 @@ int format_segment_decode(const void *page, struct format_segment *out)
 	struct format_segment h;
 
 	memcpy(&h, page, sizeof h);
-	if (h.magic != FORMAT_SEGMENT_MAGIC)
+	if (h.magic != FORMAT_SEGMENT_MAGIC ||
+		h.checksum != format_checksum(&h, offsetof(struct format_segment, checksum), 0))
 		return -EBADMSG;
-	if (h.checksum != format_checksum(&h, offsetof(struct format_segment, checksum), 0))
-		/* Another version may keep its checksum elsewhere, and a bit may have flipped in ours: the
-		 * number tells which is likelier, and taking rot for a version costs no data. */
-		return h.version != FORMAT_VERSION ? -ENOTSUP : -EBADMSG;
 	if (h.version != FORMAT_VERSION)
 		return -ENOTSUP;
 	*out = h;

@@ -27,8 +27,8 @@ enum {
 
 enum format_kind { FORMAT_WRITE = 1, FORMAT_TOMBSTONE = 2 };
 
-/* The first bytes of a segment's first page; the rest of the page is zero. magic and version keep their place
- * in every version. */
+/* The first bytes of a segment's first page; the rest of the page is zero. Every version keeps this struct,
+ * so that an older program knows a newer segment from a damaged one. */
 struct format_segment {
 	uint32_t magic;
 	uint32_t version;
@@ -93,7 +93,7 @@ uint64_t format_checksum(const void *data, size_t len, uint64_t seed);
 
 /* page: STORE_ALIGN bytes, all of them written. */
 void format_segment_encode(void *page, uint32_t number, uint64_t salt);
-/* 0; -EBADMSG: damaged; -ENOTSUP: sound as far as can be told, but of another version. */
+/* 0; -EBADMSG: damaged; -ENOTSUP: sound, of another version. */
 int format_segment_decode(const void *page, struct format_segment *out);
 
 /* Completes h, of which everything but magic, version and checksum is filled in. */
