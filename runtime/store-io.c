@@ -46,14 +46,13 @@ static bool register_pool(struct io *io)
 	return r == 0;
 }
 
-int io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t pool_bytes)
+void io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t pool_bytes)
 {
 	*io = (struct io){.wake_fd = wake_fd, .pool_addr = pool_addr, .pool_bytes = pool_bytes};
 	io->ready_tail = &io->ready;
 	/* One entry more, for the read of wake_fd. */
 	io->has_ring = make_ring(&io->ring, depth + 1) == 0;
 	io->fixed_buffers = io->has_ring && pool_addr && register_pool(io);
-	return 0;
 }
 
 void io_fini(struct io *io)

@@ -46,8 +46,8 @@ struct io {
 
 /* depth: how many requests are in flight at most. wake_fd: a blocking eventfd, read by io_wait; the caller's.
  * pool_addr: memory that most buffers lie in, to be registered; NULL for none. What cannot be had is done
- * without: see has_ring and fixed_buffers. Blocks while memory is registered. -errno. */
-int io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t pool_bytes);
+ * without: see has_ring and fixed_buffers. Blocks while memory is registered. */
+void io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t pool_bytes);
 /* Nothing may be in flight. */
 void io_fini(struct io *io);
 

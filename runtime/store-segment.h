@@ -1,0 +1,118 @@
+/*
+ * The segments of a store: which files there are, what of each is still wanted, which may go. Made while the
+ * store is opened, owned by the store's thread after that; no lock. What is slow (records, footers, syncs) is
+ * the store's to do through its ring; making, opening and unlinking files happens here.
+ */
+#ifndef RUNTIME_STORE_SEGMENT_H
+#define RUNTIME_STORE_SEGMENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/store-format.h"
+#include "runtime/store-io.h"
+#include "runtime/store.h"
+
+enum segment_state {
+	SEGMENT_OPEN,    /* records are appended */
+	SEGMENT_CLOSING, /* waits for its writes, then for its footer */
+	SEGMENT_CLOSED,
+};
+
+/* One record, good or not, as long as its segment lasts. */
+struct slot {
+	uint64_t hash; /* of namespace, fingerprint and key: segment_hash */
+	uint32_t page; /* where it begins */
+	uint32_t n_pages;
+	bool live;
+	bool tombstone;
+};
+
+struct segment {
+	uint32_t number;
+	enum segment_state state;
+	uint64_t salt;
+	uint64_t len_bytes; /* of the file */
+	uint64_t end;       /* where the next record goes */
+	int fd;             /* -1: not open at the moment */
+	uint64_t used_at;   /* when fd was last asked for, on the table's clock */
+
+	struct slot *slots; /* in order of page */
+	uint32_t n_slots, slots_capacity;
+	struct format_record *headers; /* for the footer: of what was written; NULL once closed */
+	uint32_t n_headers, headers_capacity;
+	uint32_t n_tombstones;
+	uint32_t n_live;
+	uint64_t live_bytes;
+
+	uint32_t n_in_flight; /* requests on fd */
+	bool dirty;           /* written to since the last sync began */
+	bool doubtful;        /* could not be read to its end: may hold records that are not in slots */
+
+	struct io_request closing; /* the footer's write, then the sync after it */
+	struct io_request syncing;
+	void *footer;
+	void *owner; /* the store, for the requests' done functions */
+};
+
+struct segments {
+	int dir_fd; /* the caller's */
+	bool direct;
+	bool dir_dirty;        /* files were made since the directory was last synced */
+	struct segment **list; /* in order of number */
+	size_t n, capacity;
+	uint32_t next_number;
+	uint64_t used_bytes; /* lengths of all files */
+	uint64_t live_bytes;
+	uint64_t n_live;
+	uint32_t n_fds;
+	uint64_t clock;
+	bool nothing_to_reclaim; /* since the last record was forgotten */
+	void *page;              /* STORE_ALIGN bytes */
+};
+
+enum { SEGMENT_NAME_MAX = 32 };
+
+/* -ENOMEM. */
+int segments_init(struct segments *t, int dir_fd, bool direct);
+/* Closes files, deletes none. No request may be in flight. */
+void segments_fini(struct segments *t);
+
+void segment_name(uint32_t number, char out[SEGMENT_NAME_MAX]);
+/* Whether a directory entry is a segment, and which. */
+bool segment_parse_name(const char *name, uint32_t *number);
+/* What tells keys apart in slots; a collision keeps a tombstone longer than needed and does no other harm. */
+uint64_t segment_hash(const uint8_t name_space[16], const uint8_t fingerprint[16], const uint8_t key[32]);
+
+struct segment *segments_find(const struct segments *t, uint32_t number);
+
+/* Takes in a file that is there: closed, with no slots. -ENOMEM. */
+int segments_adopt(
+	struct segments *t, uint32_t number, uint64_t salt, uint64_t len_bytes, struct segment **out);
+/* Makes a file of len_bytes, with its header, as the one open segment. Blocks for one small write. -errno,
+ * -ENOSPC among them; nothing is left behind then. */
+int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out);
+/* Unlinks the file and frees the segment, which must have nothing in flight. */
+void segments_remove(struct segments *t, struct segment *g);
+/* Notes that the file is shorter now. */
+void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes);
+
+/* The descriptor to read or write with; opened if it is not, at the cost of one that was not used for long.
+ * It stays valid while n_in_flight > 0, or until the next call. -errno. */
+int segment_fd(struct segments *t, struct segment *g);
+
+/* Adds a slot after the others, not live. Its place in *index. -ENOMEM. */
+int segment_add_slot(struct segment *g, uint64_t hash, const struct format_record *h, uint32_t *index);
+/* Keeps a header for the footer. -ENOMEM: the segment will have no footer, and be scanned. */
+int segment_add_header(struct segment *g, const struct format_record *h);
+void segment_set_live(struct segments *t, struct segment *g, uint32_t index, bool live);
+
+/* The record at a place is no longer wanted. What is not there, or was forgotten before, is ignored. */
+void segments_forget(struct segments *t, const struct store_location *location);
+
+/* Deletes the oldest segment that nobody misses: closed, idle, with no live record, and with no tombstone
+ * that still covers a record in an older file. False: there is none. */
+bool segments_reclaim(struct segments *t);
+
+#endif
