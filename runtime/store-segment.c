@@ -1,0 +1,264 @@
+#include "runtime/store-segment.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* Segments may be many and descriptors few: a process has 1024 by default. */
+enum { FDS_MAX = 128 };
+
+int segments_init(struct segments *t, int dir_fd, bool direct)
+{
+	*t = (struct segments){.dir_fd = dir_fd, .direct = direct, .next_number = 1};
+	t->page = aligned_alloc(STORE_ALIGN, STORE_ALIGN);
+	return t->page ? 0 : -ENOMEM;
+}
+
+static void close_fd(struct segments *t, struct segment *g)
+{
+	if (g->fd < 0)
+		return;
+	close(g->fd);
+	g->fd = -1;
+	t->n_fds--;
+}
+
+static void segment_free(struct segments *t, struct segment *g)
+{
+	close_fd(t, g);
+	free(g->slots);
+	free(g->headers);
+	free(g->footer);
+	free(g);
+}
+
+void segments_fini(struct segments *t)
+{
+	for (size_t i = 0; i < t->n; i++)
+		segment_free(t, t->list[i]);
+	free(t->list);
+	free(t->page);
+}
+
+void segment_name(uint32_t number, char out[SEGMENT_NAME_MAX])
+{
+	snprintf(out, SEGMENT_NAME_MAX, "segment-%08x", number);
+}
+
+bool segment_parse_name(const char *name, uint32_t *number)
+{
+	char again[SEGMENT_NAME_MAX];
+	unsigned n;
+
+	if (sscanf(name, "segment-%8x", &n) != 1)
+		return false;
+	/* What sscanf lets pass besides (signs, blanks, capitals, more behind) does not come out the same. */
+	segment_name(n, again);
+	if (strcmp(name, again) != 0)
+		return false;
+	*number = n;
+	return true;
+}
+
+uint64_t segment_hash(const uint8_t name_space[16], const uint8_t fingerprint[16], const uint8_t key[32])
+{
+	uint8_t all[64];
+
+	memcpy(all, name_space, 16);
+	memcpy(all + 16, fingerprint, 16);
+	memcpy(all + 32, key, 32);
+	return format_checksum(all, sizeof all, 0);
+}
+
+/* Where in the list number is or would be. */
+static size_t place_of(const struct segments *t, uint32_t number)
+{
+	size_t low = 0, high = t->n;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (t->list[middle]->number < number)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+struct segment *segments_find(const struct segments *t, uint32_t number)
+{
+	size_t i = place_of(t, number);
+
+	return i < t->n && t->list[i]->number == number ? t->list[i] : NULL;
+}
+
+/* Makes room for one more element behind n, or returns false. */
+static bool reserve(void **array, size_t n, size_t *capacity, size_t element_bytes)
+{
+	size_t more = *capacity ? *capacity * 2 : 16;
+	void *grown;
+
+	if (n < *capacity)
+		return true;
+	grown = reallocarray(*array, more, element_bytes);
+	if (!grown)
+		return false;
+	*array = grown;
+	*capacity = more;
+	return true;
+}
+
+int segments_adopt(
+	struct segments *t, uint32_t number, uint64_t salt, uint64_t len_bytes, struct segment **out)
+{
+	void *list = t->list;
+	bool room = reserve(&list, t->n, &t->capacity, sizeof(struct segment *));
+	struct segment *g = room ? calloc(1, sizeof *g) : NULL;
+	size_t at = place_of(t, number);
+
+	t->list = list;
+	if (!g)
+		return -ENOMEM;
+	g->number = number;
+	g->state = SEGMENT_CLOSED;
+	g->salt = salt;
+	g->len_bytes = len_bytes;
+	g->end = STORE_ALIGN;
+	g->fd = -1;
+	memmove(t->list + at + 1, t->list + at, (t->n - at) * sizeof(struct segment *));
+	t->list[at] = g;
+	t->n++;
+	t->used_bytes += len_bytes;
+	if (number >= t->next_number)
+		t->next_number = number + 1;
+	*out = g;
+	return 0;
+}
+
+static int open_flags(const struct segments *t)
+{
+	return O_RDWR | O_CLOEXEC | (t->direct ? O_DIRECT : 0);
+}
+
+/* Gives the file its length and its header. Room is taken at once: records then never grow the file, which
+ * file systems do one at a time, and a full disk shows here. */
+static int prepare_file(struct segments *t, int fd, uint32_t number, uint64_t salt, uint64_t len_bytes)
+{
+	ssize_t n;
+
+	if (fallocate(fd, 0, 0, (off_t)len_bytes) < 0) {
+		if (errno != EOPNOTSUPP)
+			return -errno;
+		if (ftruncate(fd, (off_t)len_bytes) < 0)
+			return -errno;
+	}
+	format_segment_encode(t->page, number, salt);
+	do
+		n = pwrite(fd, t->page, STORE_ALIGN, 0);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	return n == STORE_ALIGN ? 0 : -EIO;
+}
+
+int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out)
+{
+	char name[SEGMENT_NAME_MAX];
+	uint32_t number = t->next_number;
+	struct segment *g;
+	uint64_t salt;
+	int fd, r;
+
+	if (number == UINT32_MAX)
+		return -ENOSPC;
+	if (getrandom(&salt, sizeof salt, 0) != (ssize_t)sizeof salt)
+		return -EIO;
+	segment_name(number, name);
+	fd = openat(t->dir_fd, name, open_flags(t) | O_CREAT | O_EXCL, 0600);
+	if (fd < 0)
+		return -errno;
+	r = prepare_file(t, fd, number, salt, len_bytes);
+	if (r == 0)
+		r = segments_adopt(t, number, salt, len_bytes, &g);
+	if (r < 0) {
+		close(fd);
+		unlinkat(t->dir_fd, name, 0);
+		return r;
+	}
+	g->state = SEGMENT_OPEN;
+	g->fd = fd;
+	g->used_at = ++t->clock;
+	g->dirty = true;
+	t->n_fds++;
+	t->dir_dirty = true;
+	*out = g;
+	return 0;
+}
+
+void segments_remove(struct segments *t, struct segment *g)
+{
+	char name[SEGMENT_NAME_MAX];
+	size_t at = place_of(t, g->number);
+
+	assert(g->n_in_flight == 0);
+	segment_name(g->number, name);
+	if (unlinkat(t->dir_fd, name, 0) < 0 && errno != ENOENT)
+		log_warning("store: cannot delete %s: %s", name, strerror(errno));
+	t->used_bytes -= g->len_bytes;
+	t->live_bytes -= g->live_bytes;
+	t->n_live -= g->n_live;
+	segment_free(t, g);
+	t->n--;
+	memmove(t->list + at, t->list + at + 1, (t->n - at) * sizeof(struct segment *));
+}
+
+void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes)
+{
+	t->used_bytes -= g->len_bytes - len_bytes;
+	g->len_bytes = len_bytes;
+}
+
+/* Closes the idle descriptor that was not used for longest. False: all are busy. */
+static bool drop_one_fd(struct segments *t)
+{
+	struct segment *oldest = NULL;
+
+	for (size_t i = 0; i < t->n; i++) {
+		struct segment *g = t->list[i];
+
+		if (g->fd >= 0 && g->n_in_flight == 0 && g->state == SEGMENT_CLOSED &&
+			(!oldest || g->used_at < oldest->used_at))
+			oldest = g;
+	}
+	if (!oldest)
+		return false;
+	close_fd(t, oldest);
+	return true;
+}
+
+int segment_fd(struct segments *t, struct segment *g)
+{
+	char name[SEGMENT_NAME_MAX];
+
+	g->used_at = ++t->clock;
+	if (g->fd >= 0)
+		return g->fd;
+	if (t->n_fds >= FDS_MAX)
+		drop_one_fd(t);
+	segment_name(g->number, name);
+	do
+		g->fd = openat(t->dir_fd, name, open_flags(t));
+	while (g->fd < 0 && (errno == EINTR || ((errno == EMFILE || errno == ENFILE) && drop_one_fd(t))));
+	if (g->fd < 0)
+		return -errno;
+	t->n_fds++;
+	return g->fd;
+}
