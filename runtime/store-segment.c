@@ -122,11 +122,12 @@ int segments_adopt(
 	void *list = t->list;
 	bool room = reserve(&list, t->n, &t->capacity, sizeof(struct segment *));
 	struct segment *g = room ? calloc(1, sizeof *g) : NULL;
-	size_t at = place_of(t, number);
+	size_t at;
 
 	t->list = list;
 	if (!g)
 		return -ENOMEM;
+	at = place_of(t, number);
 	g->number = number;
 	g->state = SEGMENT_CLOSED;
 	g->salt = salt;
@@ -138,7 +139,7 @@ int segments_adopt(
 	t->n++;
 	t->used_bytes += len_bytes;
 	if (number >= t->next_number)
-		t->next_number = number + 1;
+		t->next_number = number < UINT32_MAX ? number + 1 : UINT32_MAX;
 	*out = g;
 	return 0;
 }
@@ -261,4 +262,137 @@ int segment_fd(struct segments *t, struct segment *g)
 		return -errno;
 	t->n_fds++;
 	return g->fd;
+}
+
+int segment_add_slot(struct segment *g, uint64_t hash, const struct format_record *h, uint32_t *index)
+{
+	void *slots = g->slots;
+	size_t capacity = g->slots_capacity;
+	bool room = reserve(&slots, g->n_slots, &capacity, sizeof(struct slot));
+
+	g->slots = slots;
+	g->slots_capacity = (uint32_t)capacity;
+	if (!room)
+		return -ENOMEM;
+	*index = g->n_slots;
+	g->slots[g->n_slots++] = (struct slot){
+		.hash = hash,
+		.page = (uint32_t)(h->offset / STORE_ALIGN),
+		.n_pages = (uint32_t)(format_record_bytes(h) / STORE_ALIGN),
+		.tombstone = h->kind == FORMAT_TOMBSTONE,
+	};
+	g->n_tombstones += h->kind == FORMAT_TOMBSTONE;
+	return 0;
+}
+
+int segment_add_header(struct segment *g, const struct format_record *h)
+{
+	void *headers = g->headers;
+	size_t capacity = g->headers_capacity;
+	bool room = reserve(&headers, g->n_headers, &capacity, sizeof *h);
+
+	g->headers = headers;
+	g->headers_capacity = (uint32_t)capacity;
+	if (!room)
+		return -ENOMEM;
+	g->headers[g->n_headers++] = *h;
+	return 0;
+}
+
+void segment_set_live(struct segments *t, struct segment *g, uint32_t index, bool live)
+{
+	struct slot *slot = &g->slots[index];
+	uint64_t bytes = (uint64_t)slot->n_pages * STORE_ALIGN;
+
+	if (slot->live == live)
+		return;
+	slot->live = live;
+	if (live) {
+		g->n_live++;
+		g->live_bytes += bytes;
+		t->n_live++;
+		t->live_bytes += bytes;
+	} else {
+		g->n_live--;
+		g->live_bytes -= bytes;
+		t->n_live--;
+		t->live_bytes -= bytes;
+		t->nothing_to_reclaim = false;
+	}
+}
+
+static int compare_page(const void *page, const void *slot)
+{
+	uint64_t a = *(const uint64_t *)page, b = ((const struct slot *)slot)->page;
+
+	return a < b ? -1 : a > b;
+}
+
+void segments_forget(struct segments *t, const struct store_location *location)
+{
+	struct segment *g = segments_find(t, location->segment);
+	uint64_t page = location->offset / STORE_ALIGN;
+	struct slot *slot;
+
+	if (!g || !g->n_slots)
+		return;
+	slot = bsearch(&page, g->slots, g->n_slots, sizeof *slot, compare_page);
+	if (slot)
+		segment_set_live(t, g, (uint32_t)(slot - g->slots), false);
+}
+
+static int compare_hash(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Whether an older file may hold a record that one of g's tombstones keeps dead. Tombstones of older files do
+ * not matter, since what they cover is older still. */
+static bool tombstones_needed(const struct segments *t, const struct segment *g)
+{
+	uint64_t *hashes;
+	size_t n = 0;
+	bool needed = false;
+
+	if (!g->n_tombstones)
+		return false;
+	hashes = malloc(g->n_tombstones * sizeof *hashes);
+	if (!hashes)
+		return true;
+	for (uint32_t i = 0; i < g->n_slots; i++)
+		if (g->slots[i].tombstone)
+			hashes[n++] = g->slots[i].hash;
+	qsort(hashes, n, sizeof *hashes, compare_hash);
+	for (size_t i = 0; i < t->n && t->list[i]->number < g->number && !needed; i++) {
+		const struct segment *older = t->list[i];
+
+		needed = older->doubtful;
+		for (uint32_t j = 0; j < older->n_slots && !needed; j++)
+			needed = !older->slots[j].tombstone &&
+				 bsearch(&older->slots[j].hash, hashes, n, sizeof *hashes, compare_hash);
+	}
+	free(hashes);
+	return needed;
+}
+
+bool segments_reclaim(struct segments *t)
+{
+	if (t->nothing_to_reclaim)
+		return false;
+	for (size_t i = 0; i < t->n; i++) {
+		struct segment *g = t->list[i];
+
+		if (g->state != SEGMENT_CLOSED || g->n_live || g->n_in_flight || tombstones_needed(t, g))
+			continue;
+		/* The files that its tombstones covered have gone; that must not come undone while the
+		 * tombstones stay gone. */
+		if (g->n_tombstones && fsync(t->dir_fd) < 0)
+			continue;
+		segments_remove(t, g);
+		return true;
+	}
+	t->nothing_to_reclaim = true;
+	return false;
 }
