@@ -204,15 +204,19 @@ int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out
 	return 0;
 }
 
-void segments_remove(struct segments *t, struct segment *g)
+int segments_remove(struct segments *t, struct segment *g)
 {
 	char name[SEGMENT_NAME_MAX];
 	size_t at = place_of(t, g->number);
 
 	assert(g->n_in_flight == 0);
 	segment_name(g->number, name);
-	if (unlinkat(t->dir_fd, name, 0) < 0 && errno != ENOENT)
-		log_warning("store: cannot delete %s: %s", name, strerror(errno));
+	if (unlinkat(t->dir_fd, name, 0) < 0 && errno != ENOENT) {
+		int r = -errno;
+
+		log_warning("store: cannot delete %s: %s", name, strerror(-r));
+		return r;
+	}
 	t->used_bytes -= g->len_bytes;
 	t->live_bytes -= g->live_bytes;
 	t->n_live -= g->n_live;
@@ -379,20 +383,28 @@ static bool tombstones_needed(const struct segments *t, const struct segment *g)
 
 bool segments_reclaim(struct segments *t)
 {
+	bool soon = false;
+
 	if (t->nothing_to_reclaim)
 		return false;
 	for (size_t i = 0; i < t->n; i++) {
 		struct segment *g = t->list[i];
 
-		if (g->state != SEGMENT_CLOSED || g->n_live || g->n_in_flight || tombstones_needed(t, g))
+		if (g->n_live)
+			continue;
+		if (g->state != SEGMENT_CLOSED || g->n_in_flight) {
+			soon = true;
+			continue;
+		}
+		if (tombstones_needed(t, g))
 			continue;
 		/* The files that its tombstones covered have gone; that must not come undone while the
 		 * tombstones stay gone. */
 		if (g->n_tombstones && fsync(t->dir_fd) < 0)
 			continue;
-		segments_remove(t, g);
-		return true;
+		if (segments_remove(t, g) == 0)
+			return true;
 	}
-	t->nothing_to_reclaim = true;
+	t->nothing_to_reclaim = !soon;
 	return false;
 }

@@ -68,7 +68,7 @@ struct segments {
 	uint64_t n_live;
 	uint32_t n_fds;
 	uint64_t clock;
-	bool nothing_to_reclaim; /* since the last record was forgotten */
+	bool nothing_to_reclaim; /* and no record was forgotten since that was found out */
 	void *page;              /* STORE_ALIGN bytes */
 };
 
@@ -93,8 +93,8 @@ int segments_adopt(
 /* Makes a file of len_bytes, with its header, as the one open segment. Blocks for one small write. -errno,
  * -ENOSPC among them; nothing is left behind then. */
 int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out);
-/* Unlinks the file and frees the segment, which must have nothing in flight. */
-void segments_remove(struct segments *t, struct segment *g);
+/* Unlinks the file and frees the segment, which must have nothing in flight. -errno: it is still there. */
+int segments_remove(struct segments *t, struct segment *g);
 /* Notes that the file is shorter now. */
 void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes);
 
