@@ -115,27 +115,29 @@ static int probe_file(struct segments *t, struct file *f)
 	struct format_segment header;
 	struct stat st;
 	int fd = open_file(t, f->number, O_RDONLY);
-	int r;
+	int r = 0;
 
 	if (fd < 0)
 		return fd;
-	r = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? 0 : -EINVAL;
-	if (r == 0) {
-		f->len_bytes = (uint64_t)st.st_size;
-		/* One that cannot be read here is met again when its records are. */
-		if (read_at(fd, t->page, STORE_ALIGN, 0) == 0) {
-			f->is_blank = is_zero(t->page);
-			r = format_segment_decode(t->page, &header);
-		}
-		if (r == -ENOTSUP) {
-			log_error("store: segment-%08x is of version %u, this program knows only %d",
-				f->number, ((const struct format_segment *)t->page)->version, FORMAT_VERSION);
-		} else if (r == 0 && !f->is_blank && header.number == f->number) {
-			f->salt = header.salt;
-			f->has_salt = true;
-		}
-		r = r == -EBADMSG ? 0 : r;
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+		log_error("store: segment-%08x is not a regular file", f->number);
+		r = -EINVAL;
+		goto out;
 	}
+	f->len_bytes = (uint64_t)st.st_size;
+	/* One that cannot be read here is met again when its records are. */
+	if (read_at(fd, t->page, STORE_ALIGN, 0) < 0)
+		goto out;
+	f->is_blank = is_zero(t->page);
+	if (format_segment_decode(t->page, &header) == 0 && header.number == f->number) {
+		f->salt = header.salt;
+		f->has_salt = true;
+	} else if (format_segment_decode(t->page, &header) == -ENOTSUP) {
+		log_error("store: segment-%08x is of another version than %d, the one known here", f->number,
+			FORMAT_VERSION);
+		r = -ENOTSUP;
+	}
+out:
 	close(fd);
 	return r;
 }
@@ -178,5 +180,212 @@ static int list_files(struct scan *s)
 		qsort(s->files, s->n_files, sizeof *s->files, compare_files);
 	for (size_t i = 0; r == 0 && i < s->n_files; i++)
 		r = probe_file(s->table, &s->files[i]);
+	return r;
+}
+
+/* ---- records ---- */
+
+static int note_record(struct scan *s, struct segment *g, const struct format_record *h)
+{
+	uint64_t hash = segment_hash(h->name_space, h->fingerprint, h->key);
+	struct seen *e;
+	uint32_t slot;
+
+	if (s->n_seen == s->seen_capacity) {
+		size_t more = s->seen_capacity * 2 + 256;
+		struct seen *seen = reallocarray(s->seen, more, sizeof *seen);
+
+		if (!seen)
+			return -ENOMEM;
+		s->seen = seen;
+		s->seen_capacity = more;
+	}
+	if (segment_add_slot(g, hash, h, &slot) < 0)
+		return -ENOMEM;
+	e = &s->seen[s->n_seen++];
+	*e = (struct seen){.sequence = h->sequence,
+		.segment = g,
+		.slot = slot,
+		.tombstone = h->kind == FORMAT_TOMBSTONE};
+	format_record_describe(h, &e->record);
+	if (h->sequence >= s->result->next_sequence)
+		s->result->next_sequence = h->sequence + 1;
+	return 0;
+}
+
+static bool reserve_buffer(struct scan *s, size_t len)
+{
+	char *larger;
+
+	if (len <= s->buffer_bytes)
+		return true;
+	larger = realloc(s->buffer, len);
+	if (!larger)
+		return false;
+	s->buffer = larger;
+	s->buffer_bytes = len;
+	return true;
+}
+
+/* Takes a closed segment's records from its footer. -EBADMSG: it has none that is sound. */
+static int read_footer(struct scan *s, struct segment *g, int fd)
+{
+	struct format_trailer trailer;
+	uint64_t end_offset;
+	size_t len;
+	int r;
+
+	if (g->len_bytes < 2 * STORE_ALIGN || g->len_bytes % STORE_ALIGN)
+		return -EBADMSG;
+	r = read_at(fd, s->table->page, STORE_ALIGN, g->len_bytes - STORE_ALIGN);
+	if (r == 0)
+		r = format_trailer_decode(s->table->page, g->number, g->len_bytes, &trailer);
+	if (r < 0)
+		return r;
+	/* Known from here on, should the first page have rotted and the footer as well. */
+	g->salt = trailer.salt;
+	len = (size_t)trailer.n_records * STORE_HEADER_BYTES;
+	if (!reserve_buffer(s, len))
+		return -ENOMEM;
+	r = read_at(fd, s->buffer, len, trailer.footer_offset);
+	if (r < 0)
+		return r;
+	if (format_checksum(s->buffer, len, g->salt) != trailer.footer_checksum)
+		return -EBADMSG;
+	end_offset = STORE_ALIGN;
+	for (uint32_t i = 0; i < trailer.n_records; i++) {
+		const char *at = s->buffer + (size_t)i * STORE_HEADER_BYTES;
+		struct format_record h;
+
+		memcpy(&h, at, sizeof h);
+		/* The checksum was right, so these would be faults of the writer's. */
+		if (h.offset < end_offset || format_record_decode(at, g->salt, g->number, h.offset,
+						     trailer.footer_offset, &h) < 0) {
+			s->result->n_dropped++;
+			continue;
+		}
+		r = note_record(s, g, &h);
+		if (r < 0)
+			return r;
+		end_offset = h.offset + format_record_bytes(&h);
+	}
+	return 0;
+}
+
+/* Reads every record of a segment whose salt is known. What is no sound record is passed over page by page; a
+ * run of such pages counts as one record dropped, unless they were never written. On return g->end is behind
+ * the last page that was. -ENOMEM; -errno: unreadable from g->end on. */
+static int scan_records(struct scan *s, struct segment *g, int fd)
+{
+	uint64_t offset = STORE_ALIGN;
+	bool in_rot = false;
+
+	while (offset < g->len_bytes) {
+		struct format_record h;
+		int r = reserve_buffer(s, STORE_ALIGN) ? read_at(fd, s->buffer, STORE_ALIGN, offset)
+						       : -ENOMEM;
+
+		if (r < 0)
+			return r;
+		if (format_record_decode(
+			    s->buffer, g->salt, g->number, offset, format_pad(g->len_bytes), &h) < 0) {
+			bool rot = !is_zero(s->buffer);
+
+			s->result->n_dropped += rot && !in_rot;
+			in_rot = rot;
+			offset += STORE_ALIGN;
+			if (rot)
+				g->end = offset;
+			continue;
+		}
+		in_rot = false;
+		r = reserve_buffer(s, (size_t)format_record_bytes(&h)) ? 0 : -ENOMEM;
+		if (r == 0)
+			r = read_at(fd, s->buffer, (size_t)format_record_bytes(&h), offset);
+		if (r < 0)
+			return r;
+		if (h.kind == FORMAT_WRITE && format_checksum(s->buffer + STORE_HEADER_BYTES,
+						      (size_t)h.frame_bytes, g->salt) != h.body_checksum) {
+			s->result->n_dropped++;
+		} else {
+			r = note_record(s, g, &h);
+			if (r == 0)
+				r = segment_add_header(g, &h);
+			if (r < 0)
+				return r;
+		}
+		offset += format_record_bytes(&h);
+		g->end = offset;
+	}
+	return 0;
+}
+
+/* Gives a segment that was scanned its footer, so that the next start need not scan it again. If that fails
+ * nothing is lost but time. */
+static void close_segment(struct scan *s, struct segment *g)
+{
+	size_t len = (size_t)format_footer_bytes(g->n_headers);
+	char *footer = malloc(len);
+	int fd = open_file(s->table, g->number, O_RDWR);
+	int r = 0;
+
+	if (footer && fd >= 0) {
+		format_footer_encode(footer, g->headers, g->n_headers, g->number, g->salt, g->end);
+		r = write_at(fd, footer, len, g->end);
+		if (r == 0 && (ftruncate(fd, (off_t)(g->end + len)) < 0 || fdatasync(fd) < 0))
+			r = -errno;
+		if (r == 0) {
+			s->table->used_bytes += g->end + len - g->len_bytes;
+			g->len_bytes = g->end + len;
+		} else {
+			log_warning(
+				"store: segment-%08x: cannot write its footer: %s", g->number, strerror(-r));
+		}
+	}
+	free(footer);
+	if (fd >= 0)
+		close(fd);
+	free(g->headers);
+	g->headers = NULL;
+	g->n_headers = g->headers_capacity = 0;
+}
+
+static int take_file(struct scan *s, const struct file *f)
+{
+	struct segment *g;
+	int fd, r = segments_adopt(s->table, f->number, f->salt, f->len_bytes, &g);
+
+	if (r < 0)
+		return r;
+	fd = open_file(s->table, f->number, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	r = read_footer(s, g, fd);
+	if (r == -ENOMEM || r == 0)
+		goto out;
+	if (!f->has_salt && g->salt == 0) {
+		/* Made, and never written to, or its two salts lost and every record with them. */
+		if (!f->is_blank) {
+			log_warning("store: segment-%08x is damaged beyond reading", f->number);
+			s->result->n_dropped++;
+		}
+		r = 0;
+		goto out;
+	}
+	s->result->n_scanned++;
+	r = scan_records(s, g, fd);
+	if (r < 0 && r != -ENOMEM) {
+		log_warning("store: segment-%08x: %s at %llu", f->number, strerror(-r),
+			(unsigned long long)g->end);
+		s->result->n_dropped++;
+		g->doubtful = true;
+		r = 0;
+	} else if (r == 0 && g->n_slots) {
+		close_segment(s, g);
+	}
+out:
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	close(fd);
 	return r;
 }

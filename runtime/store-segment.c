@@ -229,6 +229,7 @@ void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes)
 {
 	t->used_bytes -= g->len_bytes - len_bytes;
 	g->len_bytes = len_bytes;
+	return 0;
 }
 
 /* Closes the idle descriptor that was not used for longest. False: all are busy. */
