@@ -389,3 +389,77 @@ out:
 	close(fd);
 	return r;
 }
+
+/* ---- which records hold ---- */
+
+static bool same_key(const struct store_record *a, const struct store_record *b)
+{
+	return memcmp(a->key, b->key, sizeof a->key) == 0 &&
+	       memcmp(a->name_space, b->name_space, sizeof a->name_space) == 0 &&
+	       memcmp(a->fingerprint, b->fingerprint, sizeof a->fingerprint) == 0;
+}
+
+/* Marks all but the newest record of each key as outdated. */
+static int find_outdated(struct scan *s)
+{
+	size_t n_buckets = 16;
+	struct seen **buckets;
+
+	while (n_buckets < s->n_seen * 2)
+		n_buckets *= 2;
+	buckets = calloc(n_buckets, sizeof(struct seen *));
+	if (!buckets)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_seen; i++) {
+		struct seen *e = &s->seen[i];
+		size_t at = (size_t)e->segment->slots[e->slot].hash & (n_buckets - 1);
+
+		while (buckets[at] && !same_key(&buckets[at]->record, &e->record))
+			at = (at + 1) & (n_buckets - 1);
+		if (buckets[at] && buckets[at]->sequence > e->sequence) {
+			e->outdated = true;
+		} else {
+			if (buckets[at])
+				buckets[at]->outdated = true;
+			buckets[at] = e;
+		}
+	}
+	free(buckets);
+	return 0;
+}
+
+int scan_directory(struct segments *t, store_found_fn found, void *arg, struct scan_result *out)
+{
+	struct scan s = {.table = t, .result = out};
+	int r;
+
+	*out = (struct scan_result){.next_sequence = 1};
+	/* Files that an earlier store deleted must not come back after a crash beside those that are made
+	 * now, for they would bring their numbers back with them. */
+	r = fsync(t->dir_fd) < 0 ? -errno : 0;
+	if (r == 0)
+		r = list_files(&s);
+	for (size_t i = 0; r == 0 && i < s.n_files; i++)
+		r = take_file(&s, &s.files[i]);
+	if (r == 0)
+		r = find_outdated(&s);
+	for (size_t i = 0; r == 0 && i < s.n_seen; i++) {
+		struct seen *e = &s.seen[i];
+
+		if (e->outdated || e->tombstone)
+			continue;
+		segment_set_live(t, e->segment, e->slot, true);
+		if (found)
+			found(arg, &e->record);
+	}
+	for (size_t i = 0; r == 0 && i < s.n_files; i++) {
+		struct segment *g = segments_find(t, s.files[i].number);
+
+		if (!g->n_slots && !g->doubtful && (s.files[i].has_salt || s.files[i].is_blank))
+			(void)segments_remove(t, g);
+	}
+	free(s.files);
+	free(s.seen);
+	free(s.buffer);
+	return r;
+}

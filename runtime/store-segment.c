@@ -223,13 +223,13 @@ int segments_remove(struct segments *t, struct segment *g)
 	segment_free(t, g);
 	t->n--;
 	memmove(t->list + at, t->list + at + 1, (t->n - at) * sizeof(struct segment *));
+	return 0;
 }
 
 void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes)
 {
 	t->used_bytes -= g->len_bytes - len_bytes;
 	g->len_bytes = len_bytes;
-	return 0;
 }
 
 /* Closes the idle descriptor that was not used for longest. False: all are busy. */
