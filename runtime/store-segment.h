@@ -46,14 +46,16 @@ struct segment {
 	uint32_t n_live;
 	uint64_t live_bytes;
 
-	uint32_t n_in_flight; /* requests on fd */
+	uint32_t n_in_flight; /* requests on fd, of any kind */
+	uint32_t n_writing;   /* records being written */
+	bool no_footer;       /* a header could not be kept: better none than one that lacks a record */
 	bool dirty;           /* written to since the last sync began */
 	bool doubtful;        /* could not be read to its end: may hold records that are not in slots */
 
 	struct io_request closing; /* the footer's write, then the sync after it */
 	struct io_request syncing;
 	void *footer;
-	void *owner; /* the store, for the requests' done functions */
+	void *owner; /* what the two requests' done functions belong to */
 };
 
 struct segments {
