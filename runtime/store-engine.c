@@ -1,0 +1,311 @@
+#include "runtime/store-engine.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- tasks ---- */
+
+int engine_init(struct engine *e, const struct store_config *config, int wake_fd)
+{
+	e->depth = config->depth;
+	e->limit_bytes = config->limit_bytes;
+	e->segment_bytes = config->segment_bytes;
+	e->waiting_tail = &e->waiting;
+	e->finished_tail = &e->finished;
+	e->tasks = calloc(e->depth, sizeof *e->tasks);
+	if (!e->tasks)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < e->depth; i++) {
+		e->tasks[i].engine = e;
+		e->tasks[i].next = e->idle;
+		e->idle = &e->tasks[i];
+	}
+	/* Segments being synced or closed have requests of their own beside the tasks'. */
+	io_init(&e->io, e->depth + 16, wake_fd, config->pool_addr, config->pool_bytes);
+	return 0;
+}
+
+void engine_fini(struct engine *e)
+{
+	assert(e->n_busy == 0 && e->n_closing == 0);
+	io_fini(&e->io);
+	for (uint32_t i = 0; i < e->depth; i++)
+		free(e->tasks[i].page);
+	free(e->tasks);
+	segments_fini(&e->segments);
+}
+
+void engine_submit(struct engine *e, struct store_op *op)
+{
+	op->next = NULL;
+	*e->waiting_tail = op;
+	e->waiting_tail = &op->next;
+}
+
+static void finish_op(struct engine *e, struct store_op *op, int status)
+{
+	/* A full store and a record that is not there are answers, not errors of the disk. */
+	e->stats.n_errors += status < 0 && status != -ENOSPC && status != -ENOENT && status != -EBADMSG;
+	e->stats.n_dropped += status == -EBADMSG;
+	op->status = status;
+	op->next = NULL;
+	*e->finished_tail = op;
+	e->finished_tail = &op->next;
+}
+
+static void finish_task(struct task *t, int status)
+{
+	struct engine *e = t->engine;
+
+	finish_op(e, t->op, status);
+	t->op = NULL;
+	t->segment = NULL;
+	t->next = e->idle;
+	e->idle = t;
+	e->n_busy--;
+}
+
+static void start_io(struct task *t, enum io_kind kind, int fd, void *data, uint64_t len, uint64_t offset,
+	void (*done)(struct io_request *, int))
+{
+	t->io = (struct io_request){.kind = kind,
+		.fd = fd,
+		.data = data,
+		.len = (size_t)len,
+		.offset = offset,
+		.done = done,
+		.user = t};
+	t->segment->n_in_flight++;
+	io_start(&t->engine->io, &t->io);
+}
+
+/* ---- closing a segment ---- */
+
+/* The end of closing, well or not. What the file has too much is given back; without a footer it is scanned
+ * at the next start. */
+static void closed(struct segment *g, uint64_t len_bytes)
+{
+	struct engine *e = g->owner;
+
+	if (g->fd >= 0 && len_bytes < g->len_bytes && ftruncate(g->fd, (off_t)len_bytes) == 0)
+		segments_shrink(&e->segments, g, len_bytes);
+	free(g->footer);
+	free(g->headers);
+	g->footer = NULL;
+	g->headers = NULL;
+	g->n_headers = g->headers_capacity = 0;
+	g->state = SEGMENT_CLOSED;
+	e->n_closing--;
+}
+
+static void footer_synced(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+
+	g->n_in_flight--;
+	if (status < 0)
+		log_warning("store: segment-%08x: sync: %s", g->number, strerror(-status));
+	else
+		g->dirty = false;
+	closed(g, r->offset + r->len);
+}
+
+static void footer_written(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+	struct engine *e = g->owner;
+
+	if (status < 0) {
+		g->n_in_flight--;
+		log_warning("store: segment-%08x: cannot write its footer: %s", g->number, strerror(-status));
+		closed(g, g->end);
+		return;
+	}
+	g->dirty = true;
+	r->kind = IO_FDATASYNC;
+	r->done = footer_synced;
+	io_start(&e->io, r);
+}
+
+/* Once no record is being written any more. */
+static void write_footer(struct segment *g)
+{
+	struct engine *e = g->owner;
+	size_t len = (size_t)format_footer_bytes(g->n_headers);
+
+	g->footer = g->no_footer ? NULL : aligned_alloc(STORE_ALIGN, len);
+	if (!g->footer) {
+		closed(g, g->end);
+		return;
+	}
+	format_footer_encode(g->footer, g->headers, g->n_headers, g->number, g->salt, g->end);
+	g->closing = (struct io_request){.kind = IO_WRITE,
+		.fd = g->fd,
+		.data = g->footer,
+		.len = len,
+		.offset = g->end,
+		.done = footer_written,
+		.user = g};
+	g->n_in_flight++;
+	io_start(&e->io, &g->closing);
+}
+
+static void close_segment(struct engine *e, struct segment *g)
+{
+	assert(g == e->open);
+	e->open = NULL;
+	e->n_closing++;
+	g->state = SEGMENT_CLOSING;
+	if (g->n_writing == 0)
+		write_footer(g);
+}
+
+/* ---- writing ---- */
+
+/* The open segment, or a new one, with room for one more record of len_bytes. The last segment_bytes of the
+ * limit are for tombstones alone: without room to forget, nothing could ever be forgotten. -ENOSPC. */
+static int find_room(struct engine *e, uint64_t len_bytes, bool tombstone, struct segment **out)
+{
+	struct segment *g = e->open;
+	struct segments *t = &e->segments;
+	bool fits = g && g->end + len_bytes + format_footer_bytes(g->n_slots + 1) <= g->len_bytes;
+	uint64_t own = STORE_ALIGN + len_bytes + format_footer_bytes(1);
+	uint64_t new_bytes = fits ? 0 : own > e->segment_bytes ? own : e->segment_bytes;
+	uint64_t limit_bytes = e->limit_bytes - (tombstone ? 0 : e->segment_bytes);
+	int r;
+
+	if (new_bytes > limit_bytes)
+		return -ENOSPC;
+	while (t->used_bytes > limit_bytes - new_bytes)
+		if (!segments_reclaim(t))
+			return -ENOSPC;
+	if (!fits) {
+		do
+			r = segments_create(t, new_bytes, &g);
+		while (r == -ENOSPC && segments_reclaim(t));
+		if (r < 0)
+			return r;
+		g->owner = e;
+		/* Only now: had there been no room for a new one, the old one would still take shorter
+		 * records. */
+		if (e->open)
+			close_segment(e, e->open);
+		e->open = g;
+	}
+	*out = g;
+	return 0;
+}
+
+static void written(struct io_request *r, int status)
+{
+	struct task *t = r->user;
+	struct engine *e = t->engine;
+	struct segment *g = t->segment;
+
+	g->n_in_flight--;
+	g->n_writing--;
+	/* Of a write that failed a part may be there, and gone only with a crash or a sync; its place is not
+	 * used again. */
+	g->dirty = true;
+	if (status == 0 && segment_add_header(g, &t->header) < 0)
+		g->no_footer = true;
+	if (g->state == SEGMENT_CLOSING && g->n_writing == 0)
+		write_footer(g);
+	if (status < 0) {
+		finish_task(t, status);
+		return;
+	}
+	e->stats.n_writes++;
+	e->stats.written_bytes += r->len;
+	if (t->header.kind == FORMAT_TOMBSTONE) {
+		t->serial = 0;
+		t->next = e->syncs;
+		e->syncs = t;
+		return;
+	}
+	segment_set_live(&e->segments, g, t->slot, true);
+	format_record_describe(&t->header, &t->op->record);
+	finish_task(t, 0);
+}
+
+static struct format_record header_of(const struct store_record *r)
+{
+	struct format_record h = {.raw_bytes = r->raw_bytes,
+		.position = r->position,
+		.n_tokens = r->n_tokens,
+		.kind = FORMAT_WRITE};
+
+	memcpy(h.name_space, r->name_space, sizeof h.name_space);
+	memcpy(h.fingerprint, r->fingerprint, sizeof h.fingerprint);
+	memcpy(h.key, r->key, sizeof h.key);
+	memcpy(h.parent, r->parent, sizeof h.parent);
+	return h;
+}
+
+/* Writes the record in data, of which header and padding are filled in here. */
+static int start_write(struct task *t, char *data, uint64_t frame_bytes)
+{
+	struct engine *e = t->engine;
+	uint64_t len = format_pad(STORE_HEADER_BYTES + frame_bytes);
+	struct format_record *h = &t->header;
+	struct segment *g;
+	int r = find_room(e, len, h->kind == FORMAT_TOMBSTONE, &g);
+
+	if (r < 0)
+		return r;
+	h->frame_bytes = frame_bytes;
+	h->sequence = e->next_sequence;
+	h->segment = g->number;
+	h->offset = g->end;
+	r = segment_add_slot(g, segment_hash(h->name_space, h->fingerprint, h->key), h, &t->slot);
+	if (r < 0)
+		return r;
+	h->body_checksum = format_checksum(data + STORE_HEADER_BYTES, (size_t)frame_bytes, g->salt);
+	format_record_seal(h, g->salt);
+	memcpy(data, h, sizeof *h);
+	memset(data + STORE_HEADER_BYTES + frame_bytes, 0, (size_t)(len - STORE_HEADER_BYTES - frame_bytes));
+	e->next_sequence++;
+	g->end += len;
+	g->n_writing++;
+	t->serial = ++e->serial;
+	t->segment = g;
+	start_io(t, IO_WRITE, g->fd, data, len, h->offset, written);
+	return 0;
+}
+
+static bool is_aligned(const void *data)
+{
+	return data && (uintptr_t)data % STORE_ALIGN == 0;
+}
+
+static int start_record(struct task *t)
+{
+	const struct store_op *op = t->op;
+
+	if (!is_aligned(op->data) || op->record.frame_bytes == 0 ||
+		op->record.frame_bytes >= (uint64_t)UINT32_MAX * STORE_ALIGN - STORE_HEADER_BYTES)
+		return -EINVAL;
+	t->header = header_of(&op->record);
+	return start_write(t, op->data, op->record.frame_bytes);
+}
+
+static int start_tombstone(struct task *t)
+{
+	const struct store_record *r = &t->op->record;
+
+	if (!t->page)
+		t->page = aligned_alloc(STORE_ALIGN, STORE_ALIGN);
+	if (!t->page)
+		return -ENOMEM;
+	t->header = (struct format_record){.kind = FORMAT_TOMBSTONE};
+	memcpy(t->header.name_space, r->name_space, sizeof r->name_space);
+	memcpy(t->header.fingerprint, r->fingerprint, sizeof r->fingerprint);
+	memcpy(t->header.key, r->key, sizeof r->key);
+	return start_write(t, t->page, 0);
+}
