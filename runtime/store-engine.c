@@ -210,8 +210,8 @@ static void written(struct io_request *r, int status)
 
 	g->n_in_flight--;
 	g->n_writing--;
-	/* Of a write that failed a part may be there, and gone only with a crash or a sync; its place is not
-	 * used again. */
+	/* A write that failed may have left anything in its place, which is not used again; a scan will tell.
+	 */
 	g->dirty = true;
 	if (status == 0 && segment_add_header(g, &t->header) < 0)
 		g->no_footer = true;
@@ -308,4 +308,271 @@ static int start_tombstone(struct task *t)
 	memcpy(t->header.fingerprint, r->fingerprint, sizeof r->fingerprint);
 	memcpy(t->header.key, r->key, sizeof r->key);
 	return start_write(t, t->page, 0);
+}
+
+/* ---- reading ---- */
+
+/* Whether what was read is the record that was asked for, whole. */
+static int check_record(const struct task *t)
+{
+	const struct store_record *wanted = &t->op->record;
+	const struct segment *g = t->segment;
+	const char *data = t->io.data;
+	struct format_record h;
+	int r;
+
+	if (t->io.n_done < t->io.len)
+		return -EBADMSG;
+	r = format_record_decode(data, g->salt, g->number, t->io.offset, t->io.offset + t->io.len, &h);
+	if (r < 0)
+		return r;
+	if (h.kind != FORMAT_WRITE || h.frame_bytes != wanted->frame_bytes ||
+		memcmp(h.key, wanted->key, sizeof h.key) != 0 ||
+		memcmp(h.name_space, wanted->name_space, sizeof h.name_space) != 0 ||
+		memcmp(h.fingerprint, wanted->fingerprint, sizeof h.fingerprint) != 0)
+		return -EBADMSG;
+	if (format_checksum(data + STORE_HEADER_BYTES, (size_t)h.frame_bytes, g->salt) != h.body_checksum)
+		return -EBADMSG;
+	return 0;
+}
+
+static void read_done(struct io_request *r, int status)
+{
+	struct task *t = r->user;
+	struct engine *e = t->engine;
+
+	t->segment->n_in_flight--;
+	if (status == 0)
+		status = check_record(t);
+	if (status == 0) {
+		e->stats.n_reads++;
+		e->stats.read_bytes += r->len;
+	}
+	finish_task(t, status);
+}
+
+static int start_read(struct task *t)
+{
+	struct engine *e = t->engine;
+	const struct store_record *wanted = &t->op->record;
+	const struct store_location *l = &wanted->location;
+	uint64_t len = (uint64_t)l->len_pages * STORE_ALIGN;
+	struct segment *g;
+	int fd;
+
+	if (!is_aligned(t->op->data) || l->offset % STORE_ALIGN || len < STORE_ALIGN ||
+		wanted->frame_bytes > len - STORE_HEADER_BYTES)
+		return -EINVAL;
+	g = segments_find(&e->segments, l->segment);
+	if (!g || l->offset > g->len_bytes || len > g->len_bytes - l->offset)
+		return -ENOENT;
+	fd = segment_fd(&e->segments, g);
+	if (fd < 0)
+		return fd;
+	t->segment = g;
+	start_io(t, IO_READ, fd, t->op->data, len, l->offset, read_done);
+	return 0;
+}
+
+/* ---- syncing ---- */
+
+static void end_round(struct engine *e)
+{
+	int status = e->round_status;
+
+	e->round_status = 0;
+	while (e->round) {
+		struct task *t = e->round;
+
+		e->round = t->next;
+		finish_task(t, status);
+	}
+	/* What the disk did with the data is unknown then, and a later sync may well say that all is fine.
+	 * Those who asked for this one have been told; what comes now goes elsewhere. */
+	if (status < 0 && e->open)
+		close_segment(e, e->open);
+}
+
+static void request_synced(struct engine *e, int status)
+{
+	if (status < 0)
+		e->round_status = status;
+	if (--e->n_round_requests == 0)
+		end_round(e);
+}
+
+static void segment_synced(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+
+	g->n_in_flight--;
+	if (status < 0) {
+		g->dirty = true;
+		log_error("store: segment-%08x: sync: %s", g->number, strerror(-status));
+	}
+	request_synced(g->owner, status);
+}
+
+static void dir_synced(struct io_request *r, int status)
+{
+	struct engine *e = r->user;
+
+	if (status < 0) {
+		e->segments.dir_dirty = true;
+		log_error("store: directory: sync: %s", strerror(-status));
+	}
+	request_synced(e, status);
+}
+
+static void start_round(struct engine *e)
+{
+	struct segments *t = &e->segments;
+
+	/* One more than there are, lest the round end while it begins. */
+	e->n_round_requests = 1;
+	for (size_t i = 0; i < t->n; i++) {
+		struct segment *g = t->list[i];
+		int fd;
+
+		if (!g->dirty)
+			continue;
+		fd = segment_fd(t, g);
+		if (fd < 0) {
+			e->round_status = fd;
+			continue;
+		}
+		g->dirty = false;
+		g->owner = e;
+		g->syncing = (struct io_request){
+			.kind = IO_FDATASYNC, .fd = fd, .done = segment_synced, .user = g};
+		g->n_in_flight++;
+		e->n_round_requests++;
+		io_start(&e->io, &g->syncing);
+	}
+	if (t->dir_dirty) {
+		t->dir_dirty = false;
+		e->dir_sync =
+			(struct io_request){.kind = IO_FSYNC, .fd = t->dir_fd, .done = dir_synced, .user = e};
+		e->n_round_requests++;
+		io_start(&e->io, &e->dir_sync);
+	}
+	request_synced(e, 0);
+}
+
+/* The lowest serial number of a write in flight, or one more than the last. */
+static uint64_t oldest_write(const struct engine *e)
+{
+	uint64_t oldest = e->serial + 1;
+
+	for (uint32_t i = 0; i < e->depth; i++) {
+		const struct task *t = &e->tasks[i];
+
+		/* A tombstone that was written has serial 0 and waits for a sync itself. */
+		if (t->op && (t->op->kind == STORE_WRITE || t->op->kind == STORE_REMOVE) && t->serial &&
+			t->serial < oldest)
+			oldest = t->serial;
+	}
+	return oldest;
+}
+
+static void sync_what_waits(struct engine *e)
+{
+	uint64_t oldest;
+
+	if (!e->syncs || e->round)
+		return;
+	oldest = oldest_write(e);
+	for (struct task **link = &e->syncs; *link;) {
+		struct task *t = *link;
+
+		if (t->serial >= oldest) {
+			link = &t->next;
+			continue;
+		}
+		*link = t->next;
+		t->next = e->round;
+		e->round = t;
+	}
+	if (e->round)
+		start_round(e);
+}
+
+/* ---- the turn ---- */
+
+static int start_task(struct task *t)
+{
+	switch (t->op->kind) {
+	case STORE_WRITE: return start_record(t);
+	case STORE_READ: return start_read(t);
+	case STORE_REMOVE: return start_tombstone(t);
+	case STORE_SYNC:
+		t->serial = t->engine->serial;
+		t->next = t->engine->syncs;
+		t->engine->syncs = t;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+void engine_turn(struct engine *e)
+{
+	while (e->waiting && e->idle) {
+		struct store_op *op = e->waiting;
+		struct task *t = e->idle;
+		int r;
+
+		e->waiting = op->next;
+		if (!e->waiting)
+			e->waiting_tail = &e->waiting;
+		e->idle = t->next;
+		e->n_busy++;
+		t->op = op;
+		t->segment = NULL;
+		t->serial = 0;
+		r = start_task(t);
+		if (r < 0)
+			finish_task(t, r);
+	}
+	sync_what_waits(e);
+}
+
+void engine_wait(struct engine *e)
+{
+	int r = io_wait(&e->io);
+
+	if (r < 0) {
+		/* Nothing can be taken back from the kernel, so this can only be tried again. */
+		log_error("store: io_uring: %s", strerror(-r));
+		nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+	}
+}
+
+bool engine_is_idle(const struct engine *e)
+{
+	return !e->waiting && e->n_busy == 0;
+}
+
+bool engine_wind_up(struct engine *e)
+{
+	struct segment *g = e->open;
+
+	if (g && g->n_slots == 0 && g->n_in_flight == 0) {
+		e->open = NULL;
+		(void)segments_remove(&e->segments, g);
+	} else if (g) {
+		close_segment(e, g);
+	}
+	return e->n_closing == 0;
+}
+
+void engine_get_stats(const struct engine *e, struct store_stats *out)
+{
+	*out = e->stats;
+	out->limit_bytes = e->limit_bytes;
+	out->used_bytes = e->segments.used_bytes;
+	out->live_bytes = e->segments.live_bytes;
+	out->n_segments = e->segments.n;
+	out->n_records = e->segments.n_live;
+	out->direct = e->segments.direct;
+	out->fixed_buffers = e->io.fixed_buffers;
 }
