@@ -9,6 +9,36 @@
 #include <time.h>
 #include <unistd.h>
 
+void op_list_init(struct op_list *l)
+{
+	*l = (struct op_list){.end = &l->first};
+}
+
+void op_list_add(struct op_list *l, struct store_op *op)
+{
+	op->next = NULL;
+	*l->end = op;
+	l->end = &op->next;
+}
+
+struct store_op *op_list_take(struct op_list *l)
+{
+	struct store_op *first = l->first;
+
+	op_list_init(l);
+	return first;
+}
+
+static struct store_op *op_list_pop(struct op_list *l)
+{
+	struct store_op *op = l->first;
+
+	l->first = op->next;
+	if (!l->first)
+		l->end = &l->first;
+	return op;
+}
+
 /* ---- tasks ---- */
 
 int engine_init(struct engine *e, const struct store_config *config, int wake_fd)
@@ -16,8 +46,9 @@ int engine_init(struct engine *e, const struct store_config *config, int wake_fd
 	e->depth = config->depth;
 	e->limit_bytes = config->limit_bytes;
 	e->segment_bytes = config->segment_bytes;
-	e->waiting_tail = &e->waiting;
-	e->finished_tail = &e->finished;
+	op_list_init(&e->reads);
+	op_list_init(&e->others);
+	op_list_init(&e->finished);
 	e->tasks = calloc(e->depth, sizeof *e->tasks);
 	if (!e->tasks)
 		return -ENOMEM;
@@ -43,9 +74,7 @@ void engine_fini(struct engine *e)
 
 void engine_submit(struct engine *e, struct store_op *op)
 {
-	op->next = NULL;
-	*e->waiting_tail = op;
-	e->waiting_tail = &op->next;
+	op_list_add(op->kind == STORE_READ ? &e->reads : &e->others, op);
 }
 
 static void finish_op(struct engine *e, struct store_op *op, int status)
@@ -54,21 +83,20 @@ static void finish_op(struct engine *e, struct store_op *op, int status)
 	e->stats.n_errors += status < 0 && status != -ENOSPC && status != -ENOENT && status != -EBADMSG;
 	e->stats.n_dropped += status == -EBADMSG;
 	op->status = status;
-	op->next = NULL;
-	*e->finished_tail = op;
-	e->finished_tail = &op->next;
+	op_list_add(&e->finished, op);
 }
 
 static void finish_task(struct task *t, int status)
 {
 	struct engine *e = t->engine;
 
+	e->n_busy--;
+	e->n_busy_others -= t->op->kind != STORE_READ;
 	finish_op(e, t->op, status);
 	t->op = NULL;
 	t->segment = NULL;
 	t->next = e->idle;
 	e->idle = t;
-	e->n_busy--;
 }
 
 static void start_io(struct task *t, enum io_kind kind, int fd, void *data, uint64_t len, uint64_t offset,
@@ -514,25 +542,30 @@ static int start_task(struct task *t)
 	return -EINVAL;
 }
 
+static void start_op(struct engine *e, struct store_op *op)
+{
+	struct task *t = e->idle;
+	int r;
+
+	e->idle = t->next;
+	e->n_busy++;
+	e->n_busy_others += op->kind != STORE_READ;
+	t->op = op;
+	t->segment = NULL;
+	t->serial = 0;
+	r = start_task(t);
+	if (r < 0)
+		finish_task(t, r);
+}
+
 void engine_turn(struct engine *e)
 {
-	while (e->waiting && e->idle) {
-		struct store_op *op = e->waiting;
-		struct task *t = e->idle;
-		int r;
+	uint32_t others_max = e->depth - e->depth / 4;
 
-		e->waiting = op->next;
-		if (!e->waiting)
-			e->waiting_tail = &e->waiting;
-		e->idle = t->next;
-		e->n_busy++;
-		t->op = op;
-		t->segment = NULL;
-		t->serial = 0;
-		r = start_task(t);
-		if (r < 0)
-			finish_task(t, r);
-	}
+	while (e->reads.first && e->idle)
+		start_op(e, op_list_pop(&e->reads));
+	while (e->others.first && e->idle && e->n_busy_others < others_max)
+		start_op(e, op_list_pop(&e->others));
 	sync_what_waits(e);
 }
 
@@ -549,7 +582,7 @@ void engine_wait(struct engine *e)
 
 bool engine_is_idle(const struct engine *e)
 {
-	return !e->waiting && e->n_busy == 0;
+	return !e->reads.first && !e->others.first && e->n_busy == 0;
 }
 
 bool engine_wind_up(struct engine *e)

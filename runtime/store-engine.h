@@ -31,6 +31,11 @@ struct task {
 	struct task *next;
 };
 
+/* In order; made empty by op_list_init. */
+struct op_list {
+	struct store_op *first, **end;
+};
+
 struct engine {
 	struct io io;
 	struct segments segments;
@@ -38,11 +43,13 @@ struct engine {
 	uint64_t limit_bytes, segment_bytes;
 	uint64_t next_sequence;
 
-	struct store_op *waiting, **waiting_tail;   /* submitted, not started */
-	struct store_op *finished, **finished_tail; /* the caller's to take */
+	struct op_list reads;    /* submitted, not started: they go first, since somebody waits for them */
+	struct op_list others;   /* in the order of submission */
+	struct op_list finished; /* the caller's to take */
 
 	struct task *tasks; /* [depth] */
 	uint32_t depth, n_busy;
+	uint32_t n_busy_others; /* never so many that reads could not start */
 	struct task *idle;
 	uint64_t serial;           /* of the last write started */
 	struct task *syncs;        /* wait for writes, or for a round to join */
@@ -54,6 +61,11 @@ struct engine {
 
 	struct store_stats stats; /* the counts; what can be looked up is filled in by engine_get_stats */
 };
+
+void op_list_init(struct op_list *l);
+void op_list_add(struct op_list *l, struct store_op *op);
+/* Takes them all. NULL: there are none. */
+struct store_op *op_list_take(struct op_list *l);
 
 /* e->segments is filled in before. Sizes must make sense: see store_open. -ENOMEM. */
 int engine_init(struct engine *e, const struct store_config *config, int wake_fd);
