@@ -41,11 +41,11 @@ static struct store_op *op_list_pop(struct op_list *l)
 
 /* ---- tasks ---- */
 
-int engine_init(struct engine *e, const struct store_config *config, int wake_fd)
+int engine_init(struct engine *e, const struct store_config *config, int dir_fd, bool direct)
 {
-	e->depth = config->depth;
-	e->limit_bytes = config->limit_bytes;
-	e->segment_bytes = config->segment_bytes;
+	*e = (struct engine){.depth = config->depth,
+		.limit_bytes = config->limit_bytes,
+		.segment_bytes = config->segment_bytes};
 	op_list_init(&e->reads);
 	op_list_init(&e->others);
 	op_list_init(&e->finished);
@@ -57,16 +57,19 @@ int engine_init(struct engine *e, const struct store_config *config, int wake_fd
 		e->tasks[i].next = e->idle;
 		e->idle = &e->tasks[i];
 	}
+	return segments_init(&e->segments, dir_fd, direct);
+}
+
+uint32_t engine_requests(const struct engine *e)
+{
 	/* Segments being synced or closed have requests of their own beside the tasks'. */
-	io_init(&e->io, e->depth + 16, wake_fd, config->pool_addr, config->pool_bytes);
-	return 0;
+	return e->depth + 16;
 }
 
 void engine_fini(struct engine *e)
 {
 	assert(e->n_busy == 0 && e->n_closing == 0);
-	io_fini(&e->io);
-	for (uint32_t i = 0; i < e->depth; i++)
+	for (uint32_t i = 0; e->tasks && i < e->depth; i++)
 		free(e->tasks[i].page);
 	free(e->tasks);
 	segments_fini(&e->segments);

@@ -67,9 +67,12 @@ void op_list_add(struct op_list *l, struct store_op *op);
 /* Takes them all. NULL: there are none. */
 struct store_op *op_list_take(struct op_list *l);
 
-/* e->segments is filled in before. Sizes must make sense: see store_open. -ENOMEM. */
-int engine_init(struct engine *e, const struct store_config *config, int wake_fd);
-/* Nothing may be in flight. Frees the segments too. */
+/* Sizes and depth in config are complete and make sense. dir_fd: the caller's. -ENOMEM. What is still missing
+ * then is e->segments' content and e->next_sequence, by scan_directory, and e->io, which the thread itself
+ * makes, with room for engine_requests(e), and ends. */
+int engine_init(struct engine *e, const struct store_config *config, int dir_fd, bool direct);
+uint32_t engine_requests(const struct engine *e);
+/* Nothing may be in flight. May follow a failed engine_init, or none. */
 void engine_fini(struct engine *e);
 
 /* Takes an operation, to be started when its turn comes. It ends in e->finished. */
