@@ -19,9 +19,9 @@ enum { START_MS = 20000, STOP_MS = 30000 };
 
 int sibling_program(const char *name, char *path, size_t size)
 {
-	/* Installed: the same folder. Built: build/tools/cistern beside build/runtime/cisternd. */
-	static const char *const places[] = {
-		"%s/%s", "%s/../runtime/%s", "%s/../tools/%s", "%s/../tools/engine/%s", "%s/engine/%s"};
+	/* Installed: the same folder. Built: build/tools/cistern beside build/runtime/daemon/cisternd. */
+	static const char *const places[] = {"%s/%s", "%s/../runtime/daemon/%s", "%s/../tools/%s",
+		"%s/../tools/engine/%s", "%s/engine/%s"};
 	char self[512], *slash;
 	const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
 

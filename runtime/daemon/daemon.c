@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/signalfd.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -130,16 +130,30 @@ static int listen_on(struct daemon *d, const char *path)
 	return daemon_watch(d, d->listener, SOURCE_LISTENER, NULL);
 }
 
+/* Where the handler reports: the one thing here that cannot be passed to it. A signalfd would need the signal
+ * blocked in every thread, and libraries start threads before main does anything (OpenBLAS). */
+static volatile sig_atomic_t signal_fd = -1;
+
+static void on_signal(int signal)
+{
+	const int saved = errno;
+
+	(void)signal;
+	eventfd_write(signal_fd, 1);
+	errno = saved;
+}
+
 static int take_signals(struct daemon *d)
 {
-	sigset_t set;
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	d->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return d->signals < 0 ? -errno : daemon_watch(d, d->signals, SOURCE_SIGNALS, NULL);
+	d->signals = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->signals < 0)
+		return -errno;
+	signal_fd = d->signals;
+	if (sigaction(SIGTERM, &action, NULL) || sigaction(SIGINT, &action, NULL))
+		return -errno;
+	return daemon_watch(d, d->signals, SOURCE_SIGNALS, NULL);
 }
 
 static int open_store(struct daemon *d)
@@ -250,15 +264,12 @@ static void accept_clients(struct daemon *d)
 static void handle_event(struct daemon *d, const struct epoll_event *event)
 {
 	struct session *s = (struct session *)(uintptr_t)(event->data.u64 & ~(uint64_t)SOURCE_MASK);
-	struct signalfd_siginfo info;
 
 	switch ((enum daemon_source)(event->data.u64 & SOURCE_MASK)) {
 	case SOURCE_LISTENER: accept_clients(d); break;
 	case SOURCE_SIGNALS:
-		if (read(d->signals, &info, sizeof info) == (ssize_t)sizeof info) {
-			log_info("stopping: signal %u", info.ssi_signo);
-			d->stopping = true;
-		}
+		log_info("stopping");
+		d->stopping = true;
 		break;
 	case SOURCE_WORKERS: workers_reap(d->workers); break;
 	case SOURCE_STORE: cache_reap(d->cache); break;
@@ -401,8 +412,12 @@ void daemon_fini(struct daemon *d)
 	d->cache = cache_free(d->cache);
 	d->pool = pool_free(d->pool);
 	d->registry = registry_free(d->registry);
-	if (d->signals >= 0)
+	if (d->signals >= 0) {
+		/* From here on a signal ends the process as it would any other. */
+		signal(SIGTERM, SIG_DFL);
+		signal(SIGINT, SIG_DFL);
 		close(d->signals);
+	}
 	if (d->epoll >= 0)
 		close(d->epoll);
 	*d = (struct daemon){.epoll = -1, .listener = -1, .signals = -1};
