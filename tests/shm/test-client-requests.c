@@ -339,6 +339,52 @@ static void test_more_completions(void **state)
 	free(many);
 }
 
+/* More completions than the ring holds: the daemon sleeps on the full ring until the client has made room.
+ */
+static bool flood(struct fake_daemon *d, const struct wire_sqe *sqe)
+{
+	struct wire_cqe cqe = {.user_data = sqe->user_data};
+
+	for (uint32_t i = 0; i < 5000; i++) {
+		cqe.n_layers = i;
+		cqe.flags = i < 4999 ? CISTERN_MORE : 0;
+		while (ring_push(&d->cq, &cqe) == -EAGAIN) {
+			struct pollfd p = {.fd = d->sq_sleeper, .events = POLLIN};
+
+			if (ring_publish(&d->cq))
+				doorbell_ring(d->cq_ringer);
+			if (ring_push(&d->cq, &cqe) == 0)
+				break;
+			if (poll(&p, 1, 5000) != 1)
+				return false; /* the client takes it for a hang-up */
+			doorbell_drain(d->sq_sleeper);
+		}
+	}
+	if (ring_publish(&d->cq))
+		doorbell_ring(d->cq_ringer);
+	return true;
+}
+
+static void test_full_completion_ring(void **state)
+{
+	struct fake_daemon d = {.on_sqe = flood};
+	struct cistern *c = attach(&d, 4, 4096, 0);
+	struct cistern_completion done[3];
+	uint32_t next = 0;
+
+	(void)state;
+	assert_int_equal(cistern_nop(c, 1), 0);
+	while (next < 5000) {
+		int n = cistern_wait(c, done, 3, 10000);
+
+		if (n <= 0)
+			fail_msg("after %u: %d, %s", next, n, cistern_error(c));
+		for (int i = 0; i < n; i++)
+			assert_int_equal(done[i].n_layers, next++);
+	}
+	detach(&d, c);
+}
+
 static void test_spinning(void **state)
 {
 	struct fake_daemon d = {0};
@@ -544,6 +590,7 @@ int main(void)
 		cmocka_unit_test(test_flights_run_out),
 		cmocka_unit_test(test_arena_full),
 		cmocka_unit_test(test_more_completions),
+		cmocka_unit_test(test_full_completion_ring),
 		cmocka_unit_test(test_spinning),
 		cmocka_unit_test(test_descriptor),
 		cmocka_unit_test(test_interrupted),
