@@ -331,6 +331,8 @@ static int open_npy(const char *path, const struct capture_options *o, struct ca
 	}
 	for (int i = 0; i < n_files; i++) {
 		r = file_read(i ? other : path, &c->files[i], &len);
+		if (r < 0 && i)
+			bad(f, "its other half, %s: %s", other, strerror(-r));
 		if (r == 0)
 			r = npy_parse(c->files[i], len, &arrays[i], f.why, f.why_len);
 		if (r < 0)
@@ -357,5 +359,117 @@ int capture_open(const char *path, const struct capture_options *options, struct
 		capture_free(c);
 	else
 		*out = c;
+	return r;
+}
+
+/* One layer of one plane, copied out of the pages into [tokens, heads, dim]. */
+static void copy_plane(const struct plane *p, const struct kv_pages *pages, const struct kv_run *run,
+	uint32_t n_tokens, uint8_t *out)
+{
+	size_t head = p->dim * dtype_bytes(p->dtype);
+
+	for (uint32_t t = 0; t < n_tokens; t++) {
+		uint32_t at = run->offset + t;
+		const uint8_t *token = pages->base +
+				       run->blocks[at / run->block_tokens] * pages->block_stride +
+				       at % run->block_tokens * pages->token_stride;
+
+		for (uint32_t h = 0; h < p->n_heads; h++, out += head)
+			memcpy(out, token + h * pages->head_stride, head);
+	}
+}
+
+/* Metadata as pairs; texts holds the numbers. */
+static void describe(const struct geometry *g, char texts[4][NUMBER_BYTES], const char **metadata)
+{
+	const struct plane *k = &g->planes[0];
+	size_t n = 0;
+
+	snprintf(texts[0], NUMBER_BYTES, "%u", g->tp_rank);
+	snprintf(texts[1], NUMBER_BYTES, "%u", g->tp_size);
+	snprintf(texts[2], NUMBER_BYTES, "%u", k->rope_offset);
+	snprintf(texts[3], NUMBER_BYTES, "%.9g", (double)k->rope_scale);
+	metadata[n++] = "format";
+	metadata[n++] = FORMAT;
+	metadata[n++] = "model";
+	metadata[n++] = g->name;
+	metadata[n++] = "tp_rank";
+	metadata[n++] = texts[0];
+	metadata[n++] = "tp_size";
+	metadata[n++] = texts[1];
+	metadata[n++] = "rope_kind";
+	metadata[n++] = rope_names[k->rope_kind];
+	if (k->rope_kind != ROPE_NONE) {
+		metadata[n++] = "rope_offset";
+		metadata[n++] = texts[2];
+		metadata[n++] = "rope_scale";
+		metadata[n++] = texts[3];
+	}
+	metadata[n] = NULL;
+}
+
+int capture_write(const char *path, const struct geometry *g, const uint64_t *positions, uint32_t n_tokens,
+	const struct kv_pages *pages, const struct kv_run *run)
+{
+	static const enum safetensors_type types[] = {[DTYPE_F16] = SAFETENSORS_F16,
+		[DTYPE_BF16] = SAFETENSORS_BF16,
+		[DTYPE_F32] = SAFETENSORS_F32};
+	const struct plane *k = &g->planes[0];
+	const char *metadata[16];
+	char texts[4][NUMBER_BYTES];
+	struct safetensor *tensors = NULL;
+	char(*names)[TENSOR_NAME_BYTES] = NULL;
+	uint8_t *copy = NULL;
+	void *data = NULL;
+	size_t n = 0, at = 0, len;
+	int r = geometry_check(g, NULL, 0);
+
+	if (r == 0 && (n_tokens == 0 || (g->n_planes > 1 && g->planes[1].rope_kind != ROPE_NONE)))
+		r = -EINVAL;
+	if (r < 0)
+		return r;
+	tensors = calloc((size_t)g->n_layers * g->n_planes + 2, sizeof *tensors);
+	names = calloc((size_t)g->n_layers * g->n_planes, sizeof *names);
+	copy = malloc(geometry_token_bytes(g) * n_tokens);
+	r = -ENOMEM;
+	if (!tensors || !names || !copy)
+		goto out;
+	describe(g, texts, metadata);
+	for (uint32_t layer = 0; layer < g->n_layers; layer++) {
+		for (uint32_t plane = 0; plane < g->n_planes; plane++, n++) {
+			const struct plane *p = &g->planes[plane];
+
+			snprintf(names[n], sizeof names[n], "layers.%u.%c", layer, plane ? 'v' : 'k');
+			copy_plane(p, &pages[n], run, n_tokens, copy + at);
+			tensors[n] = (struct safetensor){.name = names[n],
+				.type = types[p->dtype],
+				.n_dims = 3,
+				.dims = {n_tokens, p->n_heads, p->dim},
+				.data = copy + at,
+				.len_bytes = n_tokens * plane_width(p) * dtype_bytes(p->dtype)};
+			at += (size_t)tensors[n].len_bytes;
+		}
+	}
+	tensors[n++] = (struct safetensor){.name = "positions",
+		.type = SAFETENSORS_I64,
+		.n_dims = 1,
+		.dims = {n_tokens},
+		.data = positions,
+		.len_bytes = 8 * (uint64_t)n_tokens};
+	if (k->rope_kind != ROPE_NONE)
+		tensors[n++] = (struct safetensor){.name = "inv_freq",
+			.type = SAFETENSORS_F32,
+			.n_dims = 1,
+			.dims = {k->rope_dim / 2},
+			.data = k->inv_freq,
+			.len_bytes = 4 * (uint64_t)(k->rope_dim / 2)};
+	r = safetensors_write(tensors, n, metadata, &data, &len);
+	if (r == 0)
+		r = file_write(path, data, len);
+out:
+	free(data);
+	free(copy);
+	free(names);
+	free(tensors);
 	return r;
 }
