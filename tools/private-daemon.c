@@ -152,10 +152,9 @@ int private_daemon_restart(struct private_daemon *p)
 	return r;
 }
 
-int private_daemon_start(struct private_daemon *p, const struct private_daemon_options *options)
+int private_folder(struct private_daemon *p)
 {
 	const char *base = getenv("TMPDIR");
-	int r;
 
 	*p = (struct private_daemon){0};
 	/* Room for the socket's path, which must fit 107 bytes. */
@@ -166,6 +165,15 @@ int private_daemon_start(struct private_daemon *p, const struct private_daemon_o
 		p->folder[0] = 0;
 		return -errno;
 	}
+	return 0;
+}
+
+int private_daemon_start(struct private_daemon *p, const struct private_daemon_options *options)
+{
+	int r = private_folder(p);
+
+	if (r)
+		return r;
 	snprintf(p->socket, sizeof p->socket, "%s/s", p->folder);
 	snprintf(p->log, sizeof p->log, "%s/log", p->folder);
 	snprintf(p->store, sizeof p->store, "%s/store", p->folder);

@@ -29,6 +29,8 @@ struct private_daemon_options {
 	const char *more;         /* whole sections, or NULL */
 };
 
+/* The folder alone, without a daemon. -errno. */
+int private_folder(struct private_daemon *p);
 /* Makes the folder, writes the configuration, starts the daemon found beside this program (or $CISTERND),
  * waits until it serves. -errno; what the daemon said is in log, and printed to stderr. */
 int private_daemon_start(struct private_daemon *p, const struct private_daemon_options *options);
