@@ -72,7 +72,7 @@ static void request_end(struct request *q)
 	const struct wire_cqe cqe = {.user_data = q->sqe.user_data,
 		.status = q->status,
 		.n_chunks = q->sqe.op == WIRE_REMOVE ? q->n_done : q->n_chunks,
-		.n_layers = q->sqe.op == WIRE_GET ? q->model->geometry.n_layers : 0,
+		.n_layers = q->sqe.op == WIRE_GET && !q->status ? q->model->geometry.n_layers : 0,
 		.bytes = q->bytes};
 
 	mapping_unref(q->mapping);
