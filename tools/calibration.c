@@ -1,0 +1,181 @@
+#include "tools/calibration.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <zlib.h>
+
+enum {
+	/* Of a part's chunks one in so many measures the quantiser, and so many of them at most. */
+	MEASURE_EVERY = 8,
+	MEASURE_CHUNKS_MAX = 16,
+	/* Below so many rows the default table is better founded. */
+	MEASURE_ROWS_MIN = 64,
+	N_WIDTHS = ALLOCATE_BITS_MAX + 1,
+};
+
+/* What the rows of one width added up to. */
+struct sums {
+	double lost, energy, bits;
+	uint64_t n_rows, n_values;
+};
+
+struct run {
+	const struct kernels *kernels;
+	const struct calibration_options *options;
+	char *const *paths;
+	size_t n_paths;
+	struct geometry geometry;
+	struct calibrate *calibrate;
+	uint64_t n_skipped;
+	uint32_t chunk_tokens;
+	/* Room for one chunk of the widest part: */
+	float *x, *c, *cos, *sin, *lost, *kept;
+	uint16_t *tokens, *steps;
+	uint8_t *packed, *deflated;
+	struct sums sums[N_WIDTHS];
+	char *why;
+	size_t why_len;
+};
+
+__attribute__((format(printf, 3, 4))) static int fail(struct run *run, int code, const char *format, ...)
+{
+	va_list args;
+
+	if (run->why && run->why_len) {
+		va_start(args, format);
+		vsnprintf(run->why, run->why_len, format, args);
+		va_end(args);
+	}
+	return code;
+}
+
+void calibration_options_init(struct calibration_options *o)
+{
+	*o = (struct calibration_options){.skip_positions = 4};
+	calibrate_options_init(&o->calibrate);
+}
+
+/* Opens a capture and sees that it is of the same model as the first. */
+static int open_capture(struct run *run, size_t i, struct capture **out)
+{
+	uint8_t want[16], got[16];
+	char why[200] = "";
+	int r = capture_open(run->paths[i], &run->options->capture, out, why, sizeof why);
+
+	if (r < 0)
+		return fail(run, r, "%s: %s", run->paths[i], why[0] ? why : strerror(-r));
+	if (i == 0 && !run->calibrate) {
+		run->geometry = (*out)->geometry;
+		return 0;
+	}
+	geometry_fingerprint(&run->geometry, want);
+	geometry_fingerprint(&(*out)->geometry, got);
+	if (memcmp(want, got, sizeof want) == 0)
+		return 0;
+	*out = capture_free(*out);
+	return fail(run, -EINVAL, "%s: not of the model that %s is of", run->paths[i], run->paths[0]);
+}
+
+static int make_room(struct run *run)
+{
+	size_t n = run->chunk_tokens, widest = 0;
+
+	for (uint32_t i = 0; i < calibrate_n_parts(run->calibrate); i++) {
+		struct transform_part part;
+
+		calibrate_part(run->calibrate, i, &part);
+		if (part.n_features > widest)
+			widest = part.n_features;
+	}
+	run->x = malloc(n * widest * sizeof *run->x);
+	run->c = malloc(n * widest * sizeof *run->c);
+	run->cos = malloc(n * GEOMETRY_ROPE_MAX / 2 * sizeof *run->cos);
+	run->sin = malloc(n * GEOMETRY_ROPE_MAX / 2 * sizeof *run->sin);
+	run->lost = malloc(n * sizeof *run->lost);
+	run->kept = malloc(n * sizeof *run->kept);
+	run->tokens = malloc(n * sizeof *run->tokens);
+	run->steps = malloc(widest * sizeof *run->steps);
+	run->packed = malloc(n * widest);
+	run->deflated = malloc(compressBound(n * widest));
+	return run->x && run->c && run->cos && run->sin && run->lost && run->kept && run->tokens &&
+			       run->steps && run->packed && run->deflated
+		       ? 0
+		       : -ENOMEM;
+}
+
+static void free_room(struct run *run)
+{
+	free(run->x);
+	free(run->c);
+	free(run->cos);
+	free(run->sin);
+	free(run->lost);
+	free(run->kept);
+	free(run->tokens);
+	free(run->steps);
+	free(run->packed);
+	free(run->deflated);
+}
+
+/* Features of up to a chunk's tokens from first on: x [n, p]. *end gets where to go on. Returns n. */
+static size_t gather(struct run *run, const struct capture *capture, const struct transform_part *part,
+	const float *mean, uint32_t first, uint32_t *end)
+{
+	const struct plane *plane = &run->geometry.planes[part->plane];
+	struct rope_table rope = {run->cos, run->sin};
+	struct kv_run tokens = capture_run(capture, first);
+	size_t n = 0, width = plane_width(plane), rope_pairs = plane->rope_dim / 2;
+	uint32_t t = first;
+
+	for (; t < capture->n_tokens && t - first < run->chunk_tokens; t++) {
+		if (capture->positions[t] < run->options->skip_positions)
+			continue;
+		if (plane->rope_kind != ROPE_NONE)
+			run->kernels->rope_fill(plane, &capture->positions[t], 1, run->cos + n * rope_pairs,
+				run->sin + n * rope_pairs);
+		run->tokens[n++] = (uint16_t)(t - first);
+	}
+	for (uint32_t layer = 0; layer < part->n_layers; layer++)
+		run->kernels->gather(plane,
+			&capture->pages[(part->first_layer + layer) * run->geometry.n_planes + part->plane],
+			&tokens, run->tokens, n, plane->rope_kind != ROPE_NONE ? &rope : NULL,
+			mean ? mean + layer * width : NULL, run->x + layer * width, part->n_features);
+	*end = t;
+	return n;
+}
+
+static int learn_part(struct run *run, uint32_t i)
+{
+	struct transform_part part;
+	int r = 0;
+
+	calibrate_part(run->calibrate, i, &part);
+	for (size_t f = 0; f < run->n_paths && r == 0; f++) {
+		struct capture *capture;
+		uint32_t at = 0;
+
+		r = open_capture(run, f, &capture);
+		if (r < 0)
+			return r;
+		while (at < capture->n_tokens && r == 0) {
+			uint32_t first = at;
+			size_t n = gather(run, capture, &part, NULL, first, &at);
+
+			run->n_skipped += i == 0 ? at - first - n : 0;
+			r = calibrate_add(run->calibrate, i, run->x, part.n_features, n);
+		}
+		capture_free(capture);
+	}
+	if (r == 0)
+		r = calibrate_learn(run->calibrate, i);
+	if (r == -ENODATA)
+		return fail(run, r, "fewer than two usable tokens in all captures");
+	if (r == -EDOM)
+		return fail(run, r, "the covariance of plane %u, layers from %u on, has no decomposition",
+			part.plane, part.first_layer);
+	return r;
+}
