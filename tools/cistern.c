@@ -11,6 +11,7 @@ static const struct command {
 	const char *help;
 } commands[] = {
 	{"bench", cmd_bench, "measure the way to the daemon, and the codec"},
+	{"calibrate", cmd_calibrate, "learn a transform from captured KV"},
 	{"demo", cmd_demo, "the main job, end to end, with a small real model"},
 	{"status", cmd_status, "what a running daemon holds and does"},
 };
