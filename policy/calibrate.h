@@ -5,7 +5,7 @@
  *
  *     calibrate_new; for each part: calibrate_add..., calibrate_learn; calibrate_finish; calibrate_free
  *
- * Every eighth chunk is held out: the basis is learned from the others, its variances are measured on these.
+ * Every seventh chunk is held out: the basis is learned from the others, its variances are measured on these.
  * Otherwise the last components would look quieter than they are, as they were chosen for being quiet on the
  * very tokens they are measured with, and get too few bits.
  */

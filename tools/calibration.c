@@ -9,8 +9,9 @@
 #include <zlib.h>
 
 enum {
-	/* Of a part's chunks one in so many measures the quantiser, and so many of them at most. */
-	MEASURE_EVERY = 8,
+	/* Of a part's chunks one in so many measures the quantiser, and so many of them at most. No power of
+	 * two, as sequences often are one long. */
+	MEASURE_EVERY = 7,
 	MEASURE_CHUNKS_MAX = 16,
 	/* Below so many rows the default table is better founded. */
 	MEASURE_ROWS_MIN = 64,

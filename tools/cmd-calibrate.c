@@ -1,9 +1,11 @@
+#include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cblas.h>
 
@@ -18,7 +20,8 @@ static const char usage[] =
 	"sequence: a\n"
 	".safetensors file as an engine writes it, or numpy's arrays: one [layers, 2, tokens, heads, dim], "
 	"or X.k.npy\n"
-	"and X.v.npy, each [layers, tokens, heads, dim] (name the first).\n"
+	"and X.v.npy, each [layers, tokens, heads, dim] (name the first). A folder stands for all captures "
+	"in it.\n"
 	"\n"
 	"  -o, --out FILE            where the transform goes\n"
 	"      --note TEXT           kept in the file\n"
@@ -212,7 +215,89 @@ static void report_text(const struct arguments *a, const struct calibration *c)
 	printf("\n%s: %zu bytes\n", a->out, c->len);
 }
 
-static int run(const struct arguments *a, char *const *paths, size_t n_paths)
+/* The captures of all arguments, folders opened. */
+struct list {
+	size_t n;
+	char **paths;
+};
+
+static void list_fini(struct list *l)
+{
+	for (size_t i = 0; i < l->n; i++)
+		free(l->paths[i]);
+	free(l->paths);
+}
+
+/* Takes path, which may be NULL: no memory. */
+static int list_add(struct list *l, char *path)
+{
+	char **more = path ? realloc(l->paths, (l->n + 1) * sizeof *more) : NULL;
+
+	if (!more) {
+		free(path);
+		return -ENOMEM;
+	}
+	l->paths = more;
+	l->paths[l->n++] = path;
+	return 0;
+}
+
+static int ends_with(const char *name, const char *end)
+{
+	size_t n = strlen(name), m = strlen(end);
+
+	return n > m && strcmp(name + n - m, end) == 0;
+}
+
+/* X.v.npy comes with its X.k.npy. */
+static int is_capture(const struct dirent *entry)
+{
+	return ends_with(entry->d_name, ".safetensors") ||
+	       (ends_with(entry->d_name, ".npy") && !ends_with(entry->d_name, ".v.npy"));
+}
+
+static int list_add_folder(struct list *l, const char *folder)
+{
+	struct dirent **entries;
+	int n = scandir(folder, &entries, is_capture, alphasort), r = 0;
+
+	if (n < 0)
+		return -errno;
+	for (int i = 0; i < n; i++) {
+		char *path = NULL;
+
+		if (asprintf(&path, "%s/%s", folder, entries[i]->d_name) < 0)
+			path = NULL;
+		if (r == 0)
+			r = list_add(l, path);
+		else
+			free(path);
+		free(entries[i]);
+	}
+	free(entries);
+	return r == 0 && n == 0 ? -ENOENT : r;
+}
+
+static int list_init(struct list *l, char *const *arguments, int n)
+{
+	*l = (struct list){0};
+	for (int i = 0; i < n; i++) {
+		struct stat st = {0};
+		int r = stat(arguments[i], &st) < 0 ? -errno
+			: S_ISDIR(st.st_mode)       ? list_add_folder(l, arguments[i])
+						    : list_add(l, strdup(arguments[i]));
+
+		if (r < 0) {
+			fprintf(stderr, "cistern calibrate: %s: %s\n", arguments[i],
+				r == -ENOENT && S_ISDIR(st.st_mode) ? "no captures in this folder"
+								    : strerror(-r));
+			return r;
+		}
+	}
+	return 0;
+}
+
+static int learn(const struct arguments *a, const struct list *captures)
 {
 	struct calibration c;
 	char why[400] = "";
@@ -220,10 +305,10 @@ static int run(const struct arguments *a, char *const *paths, size_t n_paths)
 
 	/* One thread, so that the same captures give the same file. */
 	openblas_set_num_threads(1);
-	r = calibration_run(kernels_cpu(), &a->options, paths, n_paths, &c, why, sizeof why);
+	r = calibration_run(kernels_cpu(), &a->options, captures->paths, captures->n, &c, why, sizeof why);
 	if (r < 0) {
 		fprintf(stderr, "cistern calibrate: %s\n", why[0] ? why : strerror(-r));
-		return EXIT_FAILURE;
+		return r;
 	}
 	r = file_write(a->out, c.data, c.len);
 	if (r < 0)
@@ -233,13 +318,14 @@ static int run(const struct arguments *a, char *const *paths, size_t n_paths)
 	else
 		report_text(a, &c);
 	free(c.data);
-	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	return r;
 }
 
 int cmd_calibrate(int argc, char **argv)
 {
 	struct arguments a = {0};
-	int option;
+	struct list captures;
+	int option, r;
 
 	calibration_options_init(&a.options);
 	a.options.capture.theta = 10000;
@@ -255,5 +341,9 @@ int cmd_calibrate(int argc, char **argv)
 		fputs(usage, stderr);
 		return EXIT_USAGE;
 	}
-	return run(&a, argv + optind, (size_t)(argc - optind));
+	r = list_init(&captures, argv + optind, argc - optind);
+	if (r == 0)
+		r = learn(&a, &captures);
+	list_fini(&captures);
+	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
