@@ -196,6 +196,17 @@ static json_t *report_json(const struct arguments *a, const struct calibration *
 		rungs, "widths", widths);
 }
 
+/* On one line: `cistern demo` reads its children line by line. */
+static int print_line(json_t *object)
+{
+	int r = object && json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6)) == 0 ? 0 : -EIO;
+
+	if (r == 0)
+		putchar('\n');
+	json_decref(object);
+	return r;
+}
+
 static void report_text(const struct arguments *a, const struct calibration *c)
 {
 	const struct calibrate_report *report = &c->report;
@@ -314,7 +325,7 @@ static int learn(const struct arguments *a, const struct list *captures)
 	if (r < 0)
 		fprintf(stderr, "cistern calibrate: %s: %s\n", a->out, strerror(-r));
 	else if (a->json)
-		print_json(report_json(a, &c));
+		r = print_line(report_json(a, &c));
 	else
 		report_text(a, &c);
 	free(c.data);
