@@ -15,7 +15,7 @@
 #include "base/half.h"
 #include "tools/engine/evaluate.h"
 
-enum { PROMPT = 150 };
+enum { PROMPT = 60 };
 
 struct world {
 	struct model *model;
