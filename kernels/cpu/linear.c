@@ -25,6 +25,7 @@ static void rope_fill(
 	}
 }
 
+#ifndef __AVX512F__
 /* Floor of both products: 2 r p T flops at the machine's rate for f32; with T = 256 every byte of basis and x
  * takes part in over a hundred of them, so memory is no bound. */
 static void project(const float *basis, size_t r, size_t p, const float *x, size_t x_stride, size_t n_tokens,
@@ -40,6 +41,8 @@ static void reconstruct(const float *basis, size_t r, size_t p, const float *c, 
 	cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)n_tokens, (blasint)p, (blasint)r, 1.0f,
 		c, (blasint)c_stride, basis, (blasint)p, 0.0f, x, (blasint)x_stride);
 }
+
+#endif
 
 /* x: [n_tokens, p], 4 bytes read a feature. Floor: memory, or a vector's load a cycle. */
 static void token_energy(const float *x, size_t x_stride, size_t p, size_t n_tokens, float *energy)
@@ -86,8 +89,13 @@ const struct kernels VARIANT(kernels) = {
 	.scatter = VARIANT(scatter),
 	.gather_raw = VARIANT(gather_raw),
 	.scatter_raw = VARIANT(scatter_raw),
+#ifdef __AVX512F__
+	.project = VARIANT(gemm_project),
+	.reconstruct = VARIANT(gemm_reconstruct),
+#else
 	.project = project,
 	.reconstruct = reconstruct,
+#endif
 	.token_energy = token_energy,
 	.transpose = transpose,
 	.quantise = VARIANT(quantise),

@@ -32,6 +32,11 @@ void VARIANT(gather_raw)(const struct plane *plane, const struct kv_pages *pages
 	const uint16_t *tokens, size_t n_tokens, uint8_t *raw);
 void VARIANT(scatter_raw)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
 	const uint16_t *tokens, size_t n_tokens, const uint8_t *raw);
+/* Only where there is AVX-512. */
+void VARIANT(gemm_project)(const float *basis, size_t r, size_t p, const float *x, size_t x_stride,
+	size_t n_tokens, float *c, size_t c_stride);
+void VARIANT(gemm_reconstruct)(const float *basis, size_t r, size_t p, const float *c, size_t c_stride,
+	size_t n_tokens, float *x, size_t x_stride);
 void VARIANT(quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_tokens, unsigned bits,
 	uint16_t *steps, uint8_t *packed, float *coded, float *kept);
 void VARIANT(dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_rows, size_t n_tokens,
