@@ -140,6 +140,15 @@ KERNELS_FN float quant_value(uint32_t code, float step, float centre)
 	return ((float)code - centre) * step;
 }
 
+/* How far x lies from its level, in steps, for two bits and more. */
+KERNELS_FN float quant_residual(float x, float inverse, float centre)
+{
+	const float v = x * inverse;
+	float level = v > -centre ? v : -centre;
+	level = level < centre ? level : centre;
+	return v - ((level + 12582912.0f) - 12582912.0f);
+}
+
 /* The stated order: halves are added to each other until one is left. */
 KERNELS_FN float quant_fold(const float lanes[QUANT_LANES])
 {
@@ -155,8 +164,10 @@ KERNELS_FN float quant_fold(const float lanes[QUANT_LANES])
 /* The steps to try for a row, from its sums over squares and magnitudes, its largest magnitude and its
  * length. One bit: twice the mean magnitude is the optimum for any row. Otherwise a geometric ladder from the
  * step that is best for a Gaussian of this power (the ladder's foot; J. Max, IRE Trans. IT-6, 1960, for odd
- * numbers of levels) to the step that clips nothing. The row takes the first of least squared error. Returns
- * how many; 0: the row is coded as zeros, with step 0 (it is zero, below f16, or not finite). */
+ * numbers of levels) to the step that clips nothing (the top). Rows of up to four bits start at the foot,
+ * where their best step mostly is, others at the top, and walk while the error falls: the sum of squared
+ * residuals, times the step, times the step. Returns how many; 0: the row is coded as zeros, with step 0 (it
+ * is zero, below f16, or not finite). */
 KERNELS_FN int quant_candidates(unsigned bits, float sum_square, float sum_magnitude, float largest,
 	uint32_t n, uint16_t steps[QUANT_CANDIDATES])
 {
@@ -164,14 +175,11 @@ KERNELS_FN int quant_candidates(unsigned bits, float sum_square, float sum_magni
 	const float gaussian[9] = {0, 0, 1.2240f, 0.6508f, 0.3534f, 0.1933f, 0.1055f, 0.0573f, 0.0309f};
 	if (!(sum_square <= 3.0e38f) || !(largest > 0.0f))
 		return 0;
-	float step;
-	float ratio = 1.0f;
-	if (bits == 1) {
-		step = 2.0f * sum_magnitude / (float)n;
-	} else {
-		step = gaussian[bits] * sqrtf(sum_square / (float)n);
-		ratio = sqrtf(sqrtf(2.0f * largest / (float)((1u << bits) - 1) / step));
-	}
+	const float foot =
+		bits == 1 ? 2.0f * sum_magnitude / (float)n : gaussian[bits] * sqrtf(sum_square / (float)n);
+	const float top = 2.0f * largest / (float)((1u << bits) - 1);
+	float step = bits < 5 ? foot : top;
+	const float ratio = bits == 1 ? 1.0f : sqrtf(sqrtf(bits < 5 ? top / foot : foot / top));
 	int count = 0;
 	for (int k = 0; k < (bits == 1 ? 1 : QUANT_CANDIDATES); k++) {
 		const uint16_t h = f16_from_f32(step);

@@ -47,7 +47,7 @@ static void reconstruct(const float *basis, size_t r, size_t p, const float *c, 
 /* x: [n_tokens, p], 4 bytes read a feature. Floor: memory, or a vector's load a cycle. */
 static void token_energy(const float *x, size_t x_stride, size_t p, size_t n_tokens, float *energy)
 {
-	enum { PARTS = QUANT_LANES / VF_LANES };
+	enum { PARTS = BLOCK_VECTORS };
 	for (size_t t = 0; t < n_tokens; t++) {
 		const float *row = x + t * x_stride;
 		vf sum[PARTS] = {0};
@@ -58,11 +58,10 @@ static void token_energy(const float *x, size_t x_stride, size_t p, size_t n_tok
 				sum[k] += v * v;
 			}
 		}
-		float lanes[QUANT_LANES];
-		memcpy(lanes, sum, sizeof lanes);
+		float total = block_sum(sum);
 		for (; d < p; d++)
-			lanes[d % QUANT_LANES] += row[d] * row[d];
-		energy[t] = quant_fold(lanes);
+			total += row[d] * row[d];
+		energy[t] = total;
 	}
 }
 

@@ -2,19 +2,19 @@
  * Rows of coefficients to packed codes and back. Shapes: c [n_rows, c_stride] f32, T tokens used; packed
  * [n_rows, quant_row_bytes(T, bits)]. Traffic a token and row: 4 bytes read, bits / 8 written, and coded and
  * kept, 16 bytes read and written in the first-level cache; the candidates' passes re-read the row there.
- * Floor: arithmetic. Statistics take 5 operations an element, a candidate 10, coding 14, packing 2; at 5
- * candidates that is about 70 operations, in 16 lanes and two ports 2.2 cycles an element.
+ * Floor: arithmetic. Statistics take 5 operations an element, a candidate 9, coding 14, packing 2; with two
+ * or three candidates about 45, in 16 lanes at two operations a cycle 1.4 cycles an element.
  *
  * A row is worked on in blocks of QUANT_LANES elements, so that every variant forms the same partial sums;
- * the last block is padded with zeros, whose part in the error is masked out.
+ * the last block is padded with zeros.
  */
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/variant.h"
 
 enum {
 	BLOCK = QUANT_LANES,
-	PARTS = BLOCK / VF_LANES, /* vectors of a block */
-	TILE = 512,               /* tokens whose codes wait for packing; whole blocks and whole bytes */
+	PARTS = BLOCK_VECTORS,
+	TILE = 512, /* tokens whose codes wait for packing; whole blocks and whole bytes */
 };
 
 _Static_assert(BLOCK % VF_LANES == 0 && TILE % BLOCK == 0 && BLOCK % 8 == 0, "blocks do not fit together");
@@ -45,13 +45,6 @@ SIMD_FN vf quantiser_error(const struct quantiser *q, vf x, vf code)
 	return x - ((code - 12582912.0f) - q->centre) * q->step;
 }
 
-/* One where lane l of the last block holds an element, else zero. */
-static void mask_fill(float mask[BLOCK], size_t n)
-{
-	for (size_t l = 0; l < BLOCK; l++)
-		mask[l] = l < n ? 1.0f : 0.0f;
-}
-
 static void block_copy(float padded[BLOCK], const float *x, size_t n)
 {
 	memset(padded, 0, BLOCK * sizeof *padded);
@@ -59,9 +52,9 @@ static void block_copy(float padded[BLOCK], const float *x, size_t n)
 }
 
 struct statistics {
-	float square[BLOCK];
-	float magnitude[BLOCK];
-	float largest[BLOCK];
+	float square;
+	float magnitude;
+	float largest;
 };
 
 SIMD_FN void statistics_add(vf square[PARTS], vf magnitude[PARTS], vf largest[PARTS], const float *x)
@@ -87,11 +80,16 @@ static struct statistics statistics_of(const float *row, size_t n)
 		block_copy(padded, row + t, n - t);
 		statistics_add(square, magnitude, largest, padded);
 	}
-	struct statistics s;
-	memcpy(s.square, square, sizeof s.square);
-	memcpy(s.magnitude, magnitude, sizeof s.magnitude);
-	memcpy(s.largest, largest, sizeof s.largest);
-	return s;
+	return (struct statistics){block_sum(square), block_sum(magnitude), block_largest(largest)};
+}
+
+/* formula.h, quant_residual, squared. */
+SIMD_FN vf residual_square(const struct quantiser *q, vf x)
+{
+	const vf v = x * q->inverse;
+	const vf level = vf_min(vf_max(v, vf_all(-q->centre)), vf_all(q->centre));
+	const vf residual = v - ((level + 12582912.0f) - 12582912.0f);
+	return residual * residual;
 }
 
 /* Squared error of a row at one step. */
@@ -99,51 +97,36 @@ static float row_error(const struct quantiser *q, const float *row, size_t n)
 {
 	vf sum[PARTS] = {0};
 	size_t t = 0;
-	for (; t + BLOCK <= n; t += BLOCK) {
-		for (int k = 0; k < PARTS; k++) {
-			const vf x = vf_load(row + t + k * VF_LANES);
-			const vf e = quantiser_error(q, x, quantiser_code(q, x));
-			sum[k] += e * e;
-		}
-	}
+	for (; t + BLOCK <= n; t += BLOCK)
+		for (int k = 0; k < PARTS; k++)
+			sum[k] += residual_square(q, vf_load(row + t + k * VF_LANES));
 	if (t < n) {
+		/* Zero is a level: the padding adds nothing. */
 		float padded[BLOCK];
-		float mask[BLOCK];
 		block_copy(padded, row + t, n - t);
-		mask_fill(mask, n - t);
-		for (int k = 0; k < PARTS; k++) {
-			const vf x = vf_load(padded + k * VF_LANES);
-			const vf e =
-				quantiser_error(q, x, quantiser_code(q, x)) * vf_load(mask + k * VF_LANES);
-			sum[k] += e * e;
-		}
+		for (int k = 0; k < PARTS; k++)
+			sum[k] += residual_square(q, vf_load(padded + k * VF_LANES));
 	}
-	float lanes[BLOCK];
-	memcpy(lanes, sum, sizeof lanes);
-	return quant_fold(lanes);
+	return block_sum(sum) * q->step * q->step;
 }
 
 /* The row's step: formula.h, quant_candidates. */
 static uint16_t row_step(unsigned bits, const float *row, size_t n)
 {
 	const struct statistics s = statistics_of(row, n);
-	float largest = 0.0f;
-	for (int l = 0; l < BLOCK; l++)
-		largest = s.largest[l] > largest ? s.largest[l] : largest;
 	uint16_t steps[QUANT_CANDIDATES];
-	const int count = quant_candidates(
-		bits, quant_fold(s.square), quant_fold(s.magnitude), largest, (uint32_t)n, steps);
-	if (count < 2)
-		return count == 0 ? 0 : steps[0];
+	const int count = quant_candidates(bits, s.square, s.magnitude, s.largest, (uint32_t)n, steps);
+	if (count == 0)
+		return 0;
 	uint16_t best = steps[0];
-	float least = 0.0f;
-	for (int i = 0; i < count; i++) {
+	float least = INFINITY;
+	for (int i = 0; i < count && count > 1; i++) {
 		const struct quantiser q = quantiser_make(bits, steps[i]);
 		const float error = row_error(&q, row, n);
-		if (i == 0 || error < least) {
-			least = error;
-			best = steps[i];
-		}
+		if (error >= least)
+			break;
+		least = error;
+		best = steps[i];
 	}
 	return best;
 }
@@ -182,66 +165,68 @@ static void tile_code(
 	memcpy(kept + t, kept_last, (n - t) * sizeof *kept);
 }
 
+/* Codes of a tile, a byte each, and as the words they are packed in. */
+union tile {
+	uint8_t codes[TILE];
+	uint64_t words[TILE / 8];
+};
+
 /* Eights of codes to packed bytes. A store of eight bytes is cheaper than one of `bits`; what it spills is
  * overwritten by the next, so the last ones before `end` are cut to size. bits is a constant here. */
-SIMD_FN void tile_pack(const uint8_t *codes, size_t n, unsigned bits, uint8_t *out, const uint8_t *end)
+SIMD_FN void tile_pack(union tile *tile, size_t n, unsigned bits, uint8_t *out, const uint8_t *end)
 {
 	const size_t groups = (n + 7) / 8;
-	uint64_t words[TILE / 8];
-	memcpy(words, codes, groups * 8);
 	for (size_t g = 0; g < groups; g++)
-		words[g] = quant_pack8(words[g], bits);
+		tile->words[g] = quant_pack8(tile->words[g], bits);
 	size_t g = 0;
 	for (; g < groups && (size_t)(end - out) >= 8; g++, out += bits)
-		memcpy(out, &words[g], 8);
+		memcpy(out, &tile->words[g], 8);
 	for (; g < groups; g++, out += bits) {
 		const size_t left = (size_t)(end - out);
-		memcpy(out, &words[g], left < bits ? left : bits);
+		memcpy(out, &tile->words[g], left < bits ? left : bits);
 	}
 }
 
-static void tile_pack_any(const uint8_t *codes, size_t n, unsigned bits, uint8_t *out, const uint8_t *end)
+static void tile_pack_any(union tile *tile, size_t n, unsigned bits, uint8_t *out, const uint8_t *end)
 {
 	switch (bits) {
-	case 1: tile_pack(codes, n, 1, out, end); break;
-	case 2: tile_pack(codes, n, 2, out, end); break;
-	case 3: tile_pack(codes, n, 3, out, end); break;
-	case 4: tile_pack(codes, n, 4, out, end); break;
-	case 5: tile_pack(codes, n, 5, out, end); break;
-	case 6: tile_pack(codes, n, 6, out, end); break;
-	case 7: tile_pack(codes, n, 7, out, end); break;
-	default: memcpy(out, codes, n); break;
+	case 1: tile_pack(tile, n, 1, out, end); break;
+	case 2: tile_pack(tile, n, 2, out, end); break;
+	case 3: tile_pack(tile, n, 3, out, end); break;
+	case 4: tile_pack(tile, n, 4, out, end); break;
+	case 5: tile_pack(tile, n, 5, out, end); break;
+	case 6: tile_pack(tile, n, 6, out, end); break;
+	case 7: tile_pack(tile, n, 7, out, end); break;
+	default: memcpy(out, tile->codes, n); break;
 	}
 }
 
-SIMD_FN void tile_unpack(const uint8_t *in, const uint8_t *end, size_t n, unsigned bits, uint8_t *codes)
+SIMD_FN void tile_unpack(union tile *tile, size_t n, unsigned bits, const uint8_t *in, const uint8_t *end)
 {
 	const size_t groups = (n + 7) / 8;
-	uint64_t words[TILE / 8];
 	size_t g = 0;
 	for (; g < groups && (size_t)(end - in) >= 8; g++, in += bits)
-		memcpy(&words[g], in, 8);
+		memcpy(&tile->words[g], in, 8);
 	for (; g < groups; g++, in += bits) {
 		const size_t left = (size_t)(end - in);
-		words[g] = 0;
-		memcpy(&words[g], in, left < bits ? left : bits);
+		tile->words[g] = 0;
+		memcpy(&tile->words[g], in, left < bits ? left : bits);
 	}
 	for (g = 0; g < groups; g++)
-		words[g] = quant_unpack8(words[g], bits);
-	memcpy(codes, words, groups * 8);
+		tile->words[g] = quant_unpack8(tile->words[g], bits);
 }
 
-static void tile_unpack_any(const uint8_t *in, const uint8_t *end, size_t n, unsigned bits, uint8_t *codes)
+static void tile_unpack_any(union tile *tile, size_t n, unsigned bits, const uint8_t *in, const uint8_t *end)
 {
 	switch (bits) {
-	case 1: tile_unpack(in, end, n, 1, codes); break;
-	case 2: tile_unpack(in, end, n, 2, codes); break;
-	case 3: tile_unpack(in, end, n, 3, codes); break;
-	case 4: tile_unpack(in, end, n, 4, codes); break;
-	case 5: tile_unpack(in, end, n, 5, codes); break;
-	case 6: tile_unpack(in, end, n, 6, codes); break;
-	case 7: tile_unpack(in, end, n, 7, codes); break;
-	default: memcpy(codes, in, n); break;
+	case 1: tile_unpack(tile, n, 1, in, end); break;
+	case 2: tile_unpack(tile, n, 2, in, end); break;
+	case 3: tile_unpack(tile, n, 3, in, end); break;
+	case 4: tile_unpack(tile, n, 4, in, end); break;
+	case 5: tile_unpack(tile, n, 5, in, end); break;
+	case 6: tile_unpack(tile, n, 6, in, end); break;
+	case 7: tile_unpack(tile, n, 7, in, end); break;
+	default: memcpy(tile->codes, in, n); break;
 	}
 }
 
@@ -250,15 +235,15 @@ void VARIANT(quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_
 {
 	const size_t row_bytes = quant_row_bytes(n_tokens, bits);
 	const uint8_t *end = packed + n_rows * row_bytes;
-	uint8_t codes[TILE];
+	union tile tile;
 	for (size_t i = 0; i < n_rows; i++) {
 		const float *row = c + i * c_stride;
 		steps[i] = row_step(bits, row, n_tokens);
 		const struct quantiser q = quantiser_make(bits, steps[i]);
 		for (size_t t = 0; t < n_tokens; t += TILE) {
 			const size_t n = n_tokens - t < TILE ? n_tokens - t : TILE;
-			tile_code(&q, row + t, n, codes, coded + t, kept + t);
-			tile_pack_any(codes, n, bits, packed + i * row_bytes + t / 8 * bits, end);
+			tile_code(&q, row + t, n, tile.codes, coded + t, kept + t);
+			tile_pack_any(&tile, n, bits, packed + i * row_bytes + t / 8 * bits, end);
 		}
 	}
 }
@@ -268,19 +253,19 @@ void VARIANT(dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_
 {
 	const size_t row_bytes = quant_row_bytes(n_tokens, bits);
 	const uint8_t *end = packed + n_rows * row_bytes;
-	uint8_t codes[TILE];
+	union tile tile;
 	for (size_t i = 0; i < n_rows; i++) {
 		const float step = f16_to_f32(steps[i]);
 		const float centre = quant_centre(bits);
 		for (size_t t = 0; t < n_tokens; t += TILE) {
 			const size_t n = n_tokens - t < TILE ? n_tokens - t : TILE;
 			float *row = c + i * c_stride + t;
-			tile_unpack_any(packed + i * row_bytes + t / 8 * bits, end, n, bits, codes);
+			tile_unpack_any(&tile, n, bits, packed + i * row_bytes + t / 8 * bits, end);
 			size_t k = 0;
 			for (; k + VF_LANES <= n; k += VF_LANES)
-				vf_store(row + k, (vf_from_u8(codes + k) - centre) * step);
+				vf_store(row + k, (vf_from_u8(tile.codes + k) - centre) * step);
 			for (; k < n; k++)
-				row[k] = quant_value(codes[k], step, centre);
+				row[k] = quant_value(tile.codes[k], step, centre);
 		}
 	}
 }

@@ -210,6 +210,57 @@ SIMD_FN vf vf_from_u8(const uint8_t *p)
 
 #endif
 
+/* A block of QUANT_LANES partial sums, over one vector or several. */
+enum { BLOCK_VECTORS = QUANT_LANES / VF_LANES };
+
+#if defined(__AVX2__)
+
+SIMD_FN __m256 block_half(const vf block[BLOCK_VECTORS], int upper)
+{
+#if VF_LANES == 16
+	return upper ? _mm512_extractf32x8_ps((__m512)block[0], 1) : _mm512_castps512_ps256((__m512)block[0]);
+#else
+	return (__m256)block[upper];
+#endif
+}
+
+/* quant_fold. */
+SIMD_FN float block_sum(const vf block[BLOCK_VECTORS])
+{
+	const __m256 eight = _mm256_add_ps(block_half(block, 0), block_half(block, 1));
+	const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+	const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+	return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* Of a block without NaNs. */
+SIMD_FN float block_largest(const vf block[BLOCK_VECTORS])
+{
+	const __m256 eight = _mm256_max_ps(block_half(block, 0), block_half(block, 1));
+	const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+	const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+	return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+#else
+
+SIMD_FN float block_sum(const vf block[BLOCK_VECTORS])
+{
+	const vf four = (block[0] + block[2]) + (block[1] + block[3]);
+	return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+SIMD_FN float block_largest(const vf block[BLOCK_VECTORS])
+{
+	const vf four = vf_max(vf_max(block[0], block[2]), vf_max(block[1], block[3]));
+	float largest = four[0];
+	for (int l = 1; l < VF_LANES; l++)
+		largest = four[l] > largest ? four[l] : largest;
+	return largest;
+}
+
+#endif
+
 SIMD_FN vf vf_abs(vf v)
 {
 	return (vf)((vi)v & 0x7fffffff);
