@@ -1,29 +1,14 @@
 /*
- * Dense work on rows of f32: the rotation's table, matrix products, energy, transposition; and the variant's
+ * Dense work on rows of f32: matrix products, energy, transposition; and the variant's
  * table of functions.
  */
 #include <cblas.h>
-#include <math.h>
 
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/variant.h"
 
 #define VARIANT_STRING_(name) #name
 #define VARIANT_STRING(name) VARIANT_STRING_(name)
-
-/* [n_tokens, rope_dim / 2]: 8 bytes written an angle. Floor: one sine and cosine in double. */
-static void rope_fill(
-	const struct plane *plane, const uint64_t *positions, size_t n_tokens, float *cos_, float *sin_)
-{
-	const size_t half = plane->rope_dim / 2;
-	for (size_t i = 0; i < n_tokens; i++) {
-		for (size_t j = 0; j < half; j++) {
-			const double angle = (double)positions[i] * (double)plane->inv_freq[j];
-			cos_[i * half + j] = (float)(cos(angle) * (double)plane->rope_scale);
-			sin_[i * half + j] = (float)(sin(angle) * (double)plane->rope_scale);
-		}
-	}
-}
 
 #ifndef __AVX512F__
 /* Floor of both products: 2 r p T flops at the machine's rate for f32; with T = 256 every byte of basis and x
@@ -83,7 +68,7 @@ static void transpose(
 
 const struct kernels VARIANT(kernels) = {
 	.name = "cpu/" VARIANT_STRING(KERNELS_VARIANT),
-	.rope_fill = rope_fill,
+	.rope_fill = VARIANT(rope_fill),
 	.gather = VARIANT(gather),
 	.scatter = VARIANT(scatter),
 	.gather_raw = VARIANT(gather_raw),

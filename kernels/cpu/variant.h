@@ -22,6 +22,8 @@ size_t kernels_variants(const struct kernels *variants[3]);
 #define VARIANT(name) VARIANT_PASTE(name, KERNELS_VARIANT)
 
 /* As the members of struct kernels. */
+void VARIANT(rope_fill)(
+	const struct plane *plane, const uint64_t *positions, size_t n_tokens, float *cos_, float *sin_);
 void VARIANT(gather)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
 	const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean, float *x,
 	size_t x_stride);
