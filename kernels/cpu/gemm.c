@@ -10,12 +10,10 @@
  *
  * The packed block lies on the stack: a call takes about 450 KB of it.
  */
+#include "kernels/cpu/simd.h"
 #include "kernels/cpu/variant.h"
 
 #ifdef __AVX512F__
-
-#include <immintrin.h>
-#include <string.h>
 
 enum {
 	ROWS = 14, /* 28 sums, 2 vectors of b, 1 of a: 31 of 32 registers */
@@ -37,46 +35,19 @@ static inline void turn_16x16(
 	const float *from, size_t from_stride, size_t rows, size_t cols, float *to, size_t to_stride)
 {
 	const __mmask16 mask = (__mmask16)((1u << cols) - 1);
-	__m512 a[16];
-	__m512 b[16];
+	vf lines[16];
 #pragma GCC unroll 16
 	for (size_t i = 0; i < 16; i++)
-		a[i] = i < rows ? _mm512_maskz_loadu_ps(mask, from + i * from_stride) : _mm512_setzero_ps();
-		/* Pairs of elements, then of pairs, inside each quarter of the vectors; then the quarters. */
-#pragma GCC unroll 8
-	for (int i = 0; i < 16; i += 2) {
-		b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-		b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-	}
-#pragma GCC unroll 4
-	for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-		for (int h = 0; h < 2; h++) {
-			a[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(
-				_mm512_castps_pd(b[i + h]), _mm512_castps_pd(b[i + h + 2])));
-			a[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(
-				_mm512_castps_pd(b[i + h]), _mm512_castps_pd(b[i + h + 2])));
-		}
-		/* a[4 g + e] holds column e, 4 + e, 8 + e, 12 + e of rows 4 g to 4 g + 3, a quarter each. */
-#pragma GCC unroll 4
-	for (int e = 0; e < 4; e++) {
-		const __m512 low01 = _mm512_shuffle_f32x4(a[e], a[4 + e], 0x44);
-		const __m512 high01 = _mm512_shuffle_f32x4(a[e], a[4 + e], 0xee);
-		const __m512 low23 = _mm512_shuffle_f32x4(a[8 + e], a[12 + e], 0x44);
-		const __m512 high23 = _mm512_shuffle_f32x4(a[8 + e], a[12 + e], 0xee);
-		b[e] = _mm512_shuffle_f32x4(low01, low23, 0x88);
-		b[4 + e] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
-		b[8 + e] = _mm512_shuffle_f32x4(high01, high23, 0x88);
-		b[12 + e] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
-	}
+		lines[i] = i < rows ? (vf)_mm512_maskz_loadu_ps(mask, from + i * from_stride) : (vf){0};
+	vf_turn(lines);
 	/* Two loops: one of known length keeps the vectors in registers. */
 	if (cols == 16) {
 #pragma GCC unroll 16
 		for (size_t j = 0; j < 16; j++)
-			_mm512_storeu_ps(to + j * to_stride, b[j]);
+			vf_store(to + j * to_stride, lines[j]);
 	} else {
 		for (size_t j = 0; j < cols; j++)
-			_mm512_storeu_ps(to + j * to_stride, b[j]);
+			vf_store(to + j * to_stride, lines[j]);
 	}
 }
 

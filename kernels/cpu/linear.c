@@ -50,20 +50,27 @@ static void token_energy(const float *x, size_t x_stride, size_t p, size_t n_tok
 	}
 }
 
-/* 8 bytes moved an element. Floor: memory; square tiles keep both sides' lines in the first-level cache. */
+/* 8 bytes moved an element. Floor: memory, or a shuffle for each bit of a vector's width and element. */
 static void transpose(
 	const float *src, size_t src_stride, size_t rows, size_t cols, float *dst, size_t dst_stride)
 {
-	enum { TILE = 16 };
-	for (size_t i = 0; i < rows; i += TILE) {
-		const size_t i_end = rows - i < TILE ? rows : i + TILE;
-		for (size_t j = 0; j < cols; j += TILE) {
-			const size_t j_end = cols - j < TILE ? cols : j + TILE;
-			for (size_t b = j; b < j_end; b++)
-				for (size_t a = i; a < i_end; a++)
-					dst[b * dst_stride + a] = src[a * src_stride + b];
+	const size_t whole_rows = rows - rows % VF_LANES;
+	const size_t whole_cols = cols - cols % VF_LANES;
+	for (size_t i = 0; i < whole_rows; i += VF_LANES) {
+		for (size_t j = 0; j < whole_cols; j += VF_LANES) {
+			vf square[VF_LANES];
+#pragma GCC unroll 16
+			for (size_t k = 0; k < VF_LANES; k++)
+				square[k] = vf_load(src + (i + k) * src_stride + j);
+			vf_turn(square);
+#pragma GCC unroll 16
+			for (size_t k = 0; k < VF_LANES; k++)
+				vf_store(dst + (j + k) * dst_stride + i, square[k]);
 		}
 	}
+	for (size_t i = 0; i < rows; i++)
+		for (size_t j = i < whole_rows ? whole_cols : 0; j < cols; j++)
+			dst[j * dst_stride + i] = src[i * src_stride + j];
 }
 
 const struct kernels VARIANT(kernels) = {

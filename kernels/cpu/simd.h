@@ -302,4 +302,24 @@ SIMD_FN void vf_interleave(vf *a, vf *b)
 	*b = high;
 }
 
+/* Transposes a square of VF_LANES rows. Interleaving row i with row i + VF_LANES / 2 moves the row number's
+ * highest bit below the column's bits, and the column's highest below the row's; doing so once for each bit
+ * exchanges the two. */
+SIMD_FN void vf_turn(vf rows[VF_LANES])
+{
+#pragma GCC unroll 4
+	for (int bit = 1; bit < VF_LANES; bit *= 2) {
+		vf next[VF_LANES];
+#pragma GCC unroll 8
+		for (int i = 0; i < VF_LANES / 2; i++) {
+			next[2 * i] = rows[i];
+			next[2 * i + 1] = rows[i + VF_LANES / 2];
+			vf_interleave(&next[2 * i], &next[2 * i + 1]);
+		}
+#pragma GCC unroll 16
+		for (int i = 0; i < VF_LANES; i++)
+			rows[i] = next[i];
+	}
+}
+
 #endif
