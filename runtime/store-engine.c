@@ -39,6 +39,14 @@ static struct store_op *op_list_pop(struct op_list *l)
 	return op;
 }
 
+static void op_list_put_back(struct op_list *l, struct store_op *op)
+{
+	op->next = l->first;
+	if (!l->first)
+		l->end = &op->next;
+	l->first = op;
+}
+
 /* ---- tasks ---- */
 
 int engine_init(struct engine *e, const struct store_config *config, int dir_fd, bool direct)
@@ -89,17 +97,22 @@ static void finish_op(struct engine *e, struct store_op *op, int status)
 	op_list_add(&e->finished, op);
 }
 
-static void finish_task(struct task *t, int status)
+static void free_task(struct task *t)
 {
 	struct engine *e = t->engine;
 
 	e->n_busy--;
 	e->n_busy_others -= t->op->kind != STORE_READ;
-	finish_op(e, t->op, status);
 	t->op = NULL;
 	t->segment = NULL;
 	t->next = e->idle;
 	e->idle = t;
+}
+
+static void finish_task(struct task *t, int status)
+{
+	finish_op(t->engine, t->op, status);
+	free_task(t);
 }
 
 static void start_io(struct task *t, enum io_kind kind, int fd, void *data, uint64_t len, uint64_t offset,
@@ -164,7 +177,14 @@ static void footer_written(struct io_request *r, int status)
 	io_start(&e->io, r);
 }
 
-/* Once no record is being written any more. */
+static int compare_offset(const void *a, const void *b)
+{
+	uint64_t x = ((const struct format_record *)a)->offset, y = ((const struct format_record *)b)->offset;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Once no record is being written any more. Writes ended in any order, the footer is in order of place. */
 static void write_footer(struct segment *g)
 {
 	struct engine *e = g->owner;
@@ -175,6 +195,8 @@ static void write_footer(struct segment *g)
 		closed(g, g->end);
 		return;
 	}
+	if (g->n_headers)
+		qsort(g->headers, g->n_headers, sizeof *g->headers, compare_offset);
 	format_footer_encode(g->footer, g->headers, g->n_headers, g->number, g->salt, g->end);
 	g->closing = (struct io_request){.kind = IO_WRITE,
 		.fd = g->fd,
@@ -200,7 +222,8 @@ static void close_segment(struct engine *e, struct segment *g)
 /* ---- writing ---- */
 
 /* The open segment, or a new one, with room for one more record of len_bytes. The last segment_bytes of the
- * limit are for tombstones alone: without room to forget, nothing could ever be forgotten. -ENOSPC. */
+ * limit are for tombstones alone: without room to forget, nothing could ever be forgotten. -ENOSPC; -EAGAIN:
+ * a segment is being closed, and may turn out to make room. */
 static int find_room(struct engine *e, uint64_t len_bytes, bool tombstone, struct segment **out)
 {
 	struct segment *g = e->open;
@@ -215,7 +238,7 @@ static int find_room(struct engine *e, uint64_t len_bytes, bool tombstone, struc
 		return -ENOSPC;
 	while (t->used_bytes > limit_bytes - new_bytes)
 		if (!segments_reclaim(t))
-			return -ENOSPC;
+			return e->n_closing ? -EAGAIN : -ENOSPC;
 	if (!fits) {
 		do
 			r = segments_create(t, new_bytes, &g);
@@ -545,7 +568,8 @@ static int start_task(struct task *t)
 	return -EINVAL;
 }
 
-static void start_op(struct engine *e, struct store_op *op)
+/* False: it must be tried again when something has ended. */
+static bool start_op(struct engine *e, struct store_op *op)
 {
 	struct task *t = e->idle;
 	int r;
@@ -557,18 +581,31 @@ static void start_op(struct engine *e, struct store_op *op)
 	t->segment = NULL;
 	t->serial = 0;
 	r = start_task(t);
-	if (r < 0)
+	if (r == -EAGAIN)
+		free_task(t);
+	else if (r < 0)
 		finish_task(t, r);
+	return r != -EAGAIN;
+}
+
+static bool start_first(struct engine *e, struct op_list *l)
+{
+	struct store_op *op = op_list_pop(l);
+
+	if (start_op(e, op))
+		return true;
+	op_list_put_back(l, op);
+	return false;
 }
 
 void engine_turn(struct engine *e)
 {
 	uint32_t others_max = e->depth - e->depth / 4;
 
-	while (e->reads.first && e->idle)
-		start_op(e, op_list_pop(&e->reads));
-	while (e->others.first && e->idle && e->n_busy_others < others_max)
-		start_op(e, op_list_pop(&e->others));
+	while (e->reads.first && e->idle && start_first(e, &e->reads))
+		;
+	while (e->others.first && e->idle && e->n_busy_others < others_max && start_first(e, &e->others))
+		;
 	sync_what_waits(e);
 }
 

@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -50,8 +49,14 @@ void io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t
 {
 	*io = (struct io){.wake_fd = wake_fd, .pool_addr = pool_addr, .pool_bytes = pool_bytes};
 	io->ready_tail = &io->ready;
-	/* One entry more, for the read of wake_fd. */
-	io->has_ring = make_ring(&io->ring, depth + 1) == 0;
+	io->has_ring = make_ring(&io->ring, depth) == 0;
+	/* Completions ring the same doorbell as the callers do, so that one read waits for both. (Waiting in
+	 * the ring would save a system call where there is nothing to do anyway, and stop a program under
+	 * valgrind.) */
+	if (io->has_ring && io_uring_register_eventfd(&io->ring, wake_fd) < 0) {
+		io_uring_queue_exit(&io->ring);
+		io->has_ring = false;
+	}
 	io->fixed_buffers = io->has_ring && pool_addr && register_pool(io);
 }
 
@@ -174,42 +179,23 @@ static int call(const struct io_request *r)
 	return n < 0 ? -errno : (int)n;
 }
 
-static int wait_without_ring(struct io *io)
+static void carry_out_first(struct io *io)
 {
 	struct io_request *r = io->ready;
-	struct pollfd wake = {.fd = io->wake_fd, .events = POLLIN};
-	int n;
 
-	/* Operations that come in meanwhile are to be seen between two requests, not after the last. */
-	n = poll(&wake, 1, r ? 0 : -1);
-	if (n < 0 && errno != EINTR)
-		return -errno;
-	if (n > 0 && read(io->wake_fd, &io->wake_value, sizeof io->wake_value) < 0 && errno != EINTR)
-		return -errno;
-	if (!r)
-		return 0;
 	io->ready = r->next;
 	if (!io->ready)
 		io->ready_tail = &io->ready;
 	take_result(io, r, call(r));
-	return 0;
 }
 
-int io_wait(struct io *io)
+/* Returns whether any call has come back. */
+static int take_completions(struct io *io)
 {
 	struct io_uring_cqe *cqe;
-	int r;
+	bool any = false;
+	int r = io_uring_submit_and_get_events(&io->ring);
 
-	if (!io->has_ring)
-		return wait_without_ring(io);
-	if (!io->wake_armed) {
-		struct io_uring_sqe *sqe = take_sqe(io);
-
-		io_uring_prep_read(sqe, io->wake_fd, &io->wake_value, sizeof io->wake_value, 0);
-		io_uring_sqe_set_data(sqe, NULL);
-		io->wake_armed = true;
-	}
-	r = io_uring_submit_and_wait(&io->ring, 1);
 	/* EBUSY: completions have piled up, and are taken now. */
 	if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
 		return r;
@@ -219,10 +205,27 @@ int io_wait(struct io *io)
 		int result = cqe->res;
 
 		io_uring_cqe_seen(&io->ring, cqe);
-		if (request)
-			take_result(io, request, result);
-		else
-			io->wake_armed = false;
+		take_result(io, request, result);
+		any = true;
 	}
-	return 0;
+	return any;
+}
+
+int io_wait(struct io *io)
+{
+	uint64_t value;
+	int r;
+
+	if (io->has_ring) {
+		r = take_completions(io);
+		if (r)
+			return r < 0 ? r : 0;
+	} else if (io->ready) {
+		carry_out_first(io);
+		return 0;
+	}
+	if (read(io->wake_fd, &value, sizeof value) < 0 && errno != EINTR)
+		return -errno;
+	r = io->has_ring ? take_completions(io) : 0;
+	return r < 0 ? r : 0;
 }

@@ -38,13 +38,12 @@ struct io {
 	char *pool_addr; /* registered in pieces of IO_FIXED_BYTES */
 	size_t pool_bytes;
 	int wake_fd;
-	uint64_t wake_value;
-	bool wake_armed;
 	uint32_t n_in_flight;
 	struct io_request *ready, **ready_tail; /* without a ring: started, to be carried out in io_wait */
 };
 
-/* depth: how many requests are in flight at most. wake_fd: a blocking eventfd, read by io_wait; the caller's.
+/* depth: how many requests are in flight at most. wake_fd: a blocking eventfd, the caller's; io_wait
+ * reads it.
  * pool_addr: memory that most buffers lie in, to be registered; NULL for none. What cannot be had is done
  * without: see has_ring and fixed_buffers. Blocks while memory is registered. */
 void io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t pool_bytes);
@@ -55,8 +54,9 @@ void io_fini(struct io *io);
 void io_start(struct io *io, struct io_request *r);
 
 /* Hands over what was queued, waits until a request has ended or wake_fd was written to, and calls done for
- * each that ended. Without a ring one request is carried out, or, if there is none, wake_fd waited for.
- * -errno: the ring has failed, and nothing that is in flight can be said to have ended. */
+ * each that ended; may come back for nothing. A write to wake_fd may be noticed late, when requests end all
+ * the time. Without a ring one request is carried out, or, if there is none, wake_fd waited for. -errno: the
+ * ring has failed, and nothing that is in flight can be said to have ended. */
 int io_wait(struct io *io);
 
 #endif

@@ -272,6 +272,15 @@ static int read_footer(struct scan *s, struct segment *g, int fd)
 	return 0;
 }
 
+/* Whether a page is the beginning of a footer, which is the copy of a header that belongs elsewhere. */
+static bool begins_footer(const void *page, const struct segment *g, uint64_t offset)
+{
+	struct format_record h;
+
+	memcpy(&h, page, sizeof h);
+	return h.offset < offset && format_record_decode(page, g->salt, g->number, h.offset, offset, &h) == 0;
+}
+
 /* Reads every record of a segment whose salt is known. What is no sound record is passed over page by page; a
  * run of such pages counts as one record dropped, unless they were never written. On return g->end is behind
  * the last page that was. -ENOMEM; -errno: unreadable from g->end on. */
@@ -291,6 +300,10 @@ static int scan_records(struct scan *s, struct segment *g, int fd)
 			    s->buffer, g->salt, g->number, offset, format_pad(g->len_bytes), &h) < 0) {
 			bool rot = !is_zero(s->buffer);
 
+			/* Half a footer, from a crash while it was written; its place is taken by the next.
+			 */
+			if (rot && begins_footer(s->buffer, g, offset))
+				break;
 			s->result->n_dropped += rot && !in_rot;
 			in_rot = rot;
 			offset += STORE_ALIGN;
