@@ -1,8 +1,8 @@
 /*
- * cistern-engine capture: keys and values of held-out text, for calibration. One .safetensors file a
- * sequence: layers.L.k and layers.L.v [tokens, heads, dim] f16 as cached (keys rotated), positions [tokens]
- * i64, inv_freq [dim / 2] f32; with --attention also layers.L.attention [query heads, tokens] f32, the mean
- * attention that a token gets from itself and the tokens after it.
+ * cistern-engine capture: keys and values of held-out text, for calibration; one file a sequence, in the form
+ * of tools/capture.h. With --attention, the folder attention/ beside them gets one .safetensors file a
+ * sequence: "received" [layers, query heads, tokens] f32, the mean attention that a token gets from itself
+ * and the tokens after it.
  */
 #include "tools/engine/engine.h"
 
@@ -16,114 +16,76 @@
 
 #include "base/file.h"
 #include "base/safetensors.h"
+#include "tools/capture.h"
 
-enum { RECALL_EVERY = 4, LAYERS_MAX = 64, TENSORS_MAX = 3 * LAYERS_MAX + 2, NAME_MAX_BYTES = 32 };
+enum { RECALL_EVERY = 4 };
 
-/* A file in the making. */
-struct sheet {
-	size_t n;
-	struct safetensor tensors[TENSORS_MAX];
-	char names[TENSORS_MAX][NAME_MAX_BYTES];
-	void *owned[TENSORS_MAX];
-};
-
-/* A new tensor of up to 3 dimensions (0: not there), its memory owned by the sheet. NULL: no memory. */
-static void *sheet_add(struct sheet *s, const char *name, enum safetensors_type type, const uint32_t dims[3])
+static void geometry_of(const struct model *m, struct geometry *g)
 {
-	size_t element = type == SAFETENSORS_F16 ? 2 : type == SAFETENSORS_F32 ? 4 : 8, n = 1;
-	struct safetensor *t = &s->tensors[s->n];
+	*g = (struct geometry){.n_layers = m->n_layers, .n_planes = 2, .tp_size = 1};
+	snprintf(g->name, sizeof g->name, "%s", m->name);
+	for (int i = 0; i < 2; i++)
+		g->planes[i] = (struct plane){
+			.n_heads = m->n_kv_heads, .dim = m->head_dim, .dtype = DTYPE_F16, .rope_scale = 1};
+	g->planes[0].rope_kind = ROPE_HALF;
+	g->planes[0].rope_dim = m->head_dim;
+	memcpy(g->planes[0].inv_freq, m->inv_freq, m->head_dim / 2 * sizeof *m->inv_freq);
+}
 
-	*t = (struct safetensor){.name = s->names[s->n], .type = type};
-	snprintf(s->names[s->n], sizeof s->names[s->n], "%s", name);
-	for (; t->n_dims < 3 && dims[t->n_dims]; t->n_dims++) {
-		t->dims[t->n_dims] = dims[t->n_dims];
-		n *= dims[t->n_dims];
+static int write_planes(const struct engine *e, const struct kv_table *table, uint32_t n, const char *path)
+{
+	const struct kv_run run = {.blocks = table->blocks, .block_tokens = KV_BLOCK_TOKENS};
+	uint32_t n_pages = 2 * e->model->n_layers;
+	struct kv_pages *pages = calloc(n_pages, sizeof *pages);
+	uint64_t *positions = calloc(n, sizeof *positions);
+	struct geometry g;
+	int r = -ENOMEM;
+
+	if (!pages || !positions)
+		goto out;
+	geometry_of(e->model, &g);
+	for (uint32_t i = 0; i < n; i++)
+		positions[i] = i;
+	for (uint32_t i = 0; i < n_pages; i++) {
+		const struct cistern_layout *l = &e->cache->layouts[i];
+
+		pages[i] = (struct kv_pages){
+			e->cache->memory + l->base, l->block_stride, l->token_stride, l->head_stride};
 	}
-	t->len_bytes = n * element;
-	t->data = s->owned[s->n] = calloc(n, element);
-	if (!t->data)
-		return NULL;
-	return s->owned[s->n++];
+	r = capture_write(path, &g, positions, n, pages, &run);
+out:
+	free(pages);
+	free(positions);
+	return r;
 }
 
-static void sheet_fini(struct sheet *s)
+/* received: sums over the queries that see a token; the last token is seen by one. */
+static int write_attention(const struct model *m, const double *received, uint32_t n, const char *path)
 {
-	for (size_t i = 0; i < s->n; i++)
-		free(s->owned[i]);
-	s->n = 0;
-}
-
-static int add_plane(struct sheet *s, const struct engine *e, const struct kv_table *table, uint32_t n,
-	uint32_t layer, uint32_t plane)
-{
-	const struct model *m = e->model;
-	char name[NAME_MAX_BYTES];
-	uint16_t *at;
-
-	snprintf(name, sizeof name, "layers.%u.%c", layer, plane == 0 ? 'k' : 'v');
-	at = sheet_add(s, name, SAFETENSORS_F16, (uint32_t[]){n, m->n_kv_heads, m->head_dim});
-	if (!at)
-		return -ENOMEM;
-	for (uint32_t t = 0; t < n; t++)
-		for (uint32_t h = 0; h < m->n_kv_heads; h++, at += m->head_dim)
-			memcpy(at, kv_at(e->cache, table, layer, plane, t, h), m->head_dim * sizeof *at);
-	return 0;
-}
-
-static int add_attention(
-	struct sheet *s, const struct engine *e, const double *received, uint32_t n, uint32_t layer)
-{
-	const struct model *m = e->model;
-	char name[NAME_MAX_BYTES];
-	float *at;
-
-	snprintf(name, sizeof name, "layers.%u.attention", layer);
-	at = sheet_add(s, name, SAFETENSORS_F32, (uint32_t[]){m->n_heads, n, 0});
-	if (!at)
-		return -ENOMEM;
-	received += (size_t)layer * m->n_heads * n;
-	for (uint32_t h = 0; h < m->n_heads; h++)
-		for (uint32_t t = 0; t < n; t++)
-			*at++ = (float)(*received++ / (n - t));
-	return 0;
-}
-
-static int sheet_fill(struct sheet *s, const struct engine *e, const struct kv_table *table, uint32_t n,
-	const double *received)
-{
-	const struct model *m = e->model;
-	int64_t *positions;
-	float *inv_freq;
-	int r = m->n_layers <= LAYERS_MAX ? 0 : -EINVAL;
-
-	for (uint32_t i = 0; i < 2 * m->n_layers && r == 0; i++)
-		r = add_plane(s, e, table, n, i / 2, i % 2);
-	for (uint32_t i = 0; received && i < m->n_layers && r == 0; i++)
-		r = add_attention(s, e, received, n, i);
-	if (r < 0)
-		return r;
-	positions = sheet_add(s, "positions", SAFETENSORS_I64, (uint32_t[]){n, 0, 0});
-	inv_freq = sheet_add(s, "inv_freq", SAFETENSORS_F32, (uint32_t[]){m->head_dim / 2, 0, 0});
-	if (!positions || !inv_freq)
-		return -ENOMEM;
-	for (uint32_t t = 0; t < n; t++)
-		positions[t] = t;
-	memcpy(inv_freq, m->inv_freq, m->head_dim / 2 * sizeof *inv_freq);
-	return 0;
-}
-
-static int sheet_write(const struct sheet *s, const struct model *m, const char *path)
-{
-	const char *const metadata[] = {"format", "cistern-capture-1", "model", m->name, "rope_kind", "half",
-		"rope_offset", "0", "rope_scale", "1", NULL};
-	void *data;
+	const char *const metadata[] = {"format", "cistern-attention-1", "model", m->name, NULL};
+	size_t rows = (size_t)m->n_layers * m->n_heads;
+	float *mean = calloc(rows * n, sizeof *mean);
+	const struct safetensor tensor = {
+		.name = "received",
+		.type = SAFETENSORS_F32,
+		.n_dims = 3,
+		.dims = {m->n_layers, m->n_heads, n},
+		.data = mean,
+		.len_bytes = rows * n * sizeof *mean,
+	};
+	void *data = NULL;
 	size_t len;
-	int r = safetensors_write(s->tensors, s->n, metadata, &data, &len);
+	int r;
 
-	if (r < 0)
-		return r;
-	r = file_write(path, data, len);
+	if (!mean)
+		return -ENOMEM;
+	for (size_t i = 0; i < rows * n; i++)
+		mean[i] = (float)(received[i] / (double)(n - i % n));
+	r = safetensors_write(&tensor, 1, metadata, &data, &len);
+	if (r == 0)
+		r = file_write(path, data, len);
 	free(data);
+	free(mean);
 	return r;
 }
 
@@ -142,10 +104,9 @@ static int capture_sequence(struct engine *e, const struct options *o, const str
 	uint32_t n = (uint32_t)t->n;
 	double *received =
 		o->attention ? calloc((size_t)m->n_layers * m->n_heads * n, sizeof *received) : NULL;
-	struct sheet *s = calloc(1, sizeof *s);
 	struct kv_table table = {0};
 	char path[4096];
-	int r = s && (received || !o->attention) ? kv_table_new(e->cache, n, &table) : -ENOMEM;
+	int r = received || !o->attention ? kv_table_new(e->cache, n, &table) : -ENOMEM;
 
 	snprintf(path, sizeof path, "%s/capture-%04zu.safetensors", o->out, number);
 	if (r == 0)
@@ -158,16 +119,15 @@ static int capture_sequence(struct engine *e, const struct options *o, const str
 						    .received_stride = n,
 					    });
 	if (r == 0)
-		r = sheet_fill(s, e, &table, n, received);
+		r = write_planes(e, &table, n, path);
 	if (r == 0)
-		r = sheet_write(s, m, path);
-	if (r < 0)
-		fprintf(stderr, "cistern-engine: %s, %u tokens: %s\n", path, n, strerror(-r));
-	else
 		r = line_print(path, n);
-	if (s)
-		sheet_fini(s);
-	free(s);
+	if (r == 0 && received) {
+		snprintf(path, sizeof path, "%s/attention/%04zu.safetensors", o->out, number);
+		r = write_attention(m, received, n, path);
+	}
+	if (r < 0)
+		fprintf(stderr, "\ncistern-engine: %s, %u tokens: %s\n", path, n, strerror(-r));
 	free(received);
 	kv_table_free(e->cache, &table);
 	return r;
@@ -239,6 +199,18 @@ static int capture_all(struct engine *e, const struct options *o, const struct t
 	return r;
 }
 
+static int folder_make(const char *path, const char *below)
+{
+	char whole[4096];
+	int r;
+
+	snprintf(whole, sizeof whole, "%s%s", path, below);
+	r = mkdir(whole, 0755) < 0 && errno != EEXIST ? -errno : 0;
+	if (r < 0)
+		fprintf(stderr, "cistern-engine: %s: %s\n", whole, strerror(-r));
+	return r;
+}
+
 int engine_capture(const struct options *o)
 {
 	struct options with_recall = *o;
@@ -262,12 +234,11 @@ int engine_capture(const struct options *o)
 		fprintf(stderr, "cistern-engine: %s: %s\n", o->text, strerror(-r));
 		goto out;
 	}
-	if (mkdir(o->out, 0755) < 0 && errno != EEXIST) {
-		r = -errno;
-		fprintf(stderr, "cistern-engine: %s: %s\n", o->out, strerror(-r));
-		goto out;
-	}
-	r = capture_all(&e, o, &text);
+	r = folder_make(o->out, "");
+	if (r == 0 && o->attention)
+		r = folder_make(o->out, "/attention");
+	if (r == 0)
+		r = capture_all(&e, o, &text);
 out:
 	tokens_fini(&text);
 	engine_close(&e);
