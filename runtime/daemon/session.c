@@ -147,17 +147,18 @@ static int push(struct session *s, const struct wire_cqe *cqe)
 	return r;
 }
 
-static void send_backlog(struct session *s)
+/* True: some of it went into the ring, to be published. */
+static bool send_backlog(struct session *s)
 {
 	uint32_t n = 0;
 
 	while (n < s->n_backlog && !s->closed && !push(s, &s->backlog[n]))
 		n++;
 	if (s->closed || !n)
-		return;
+		return false;
 	s->n_backlog -= n;
 	memmove(s->backlog, s->backlog + n, s->n_backlog * sizeof *s->backlog);
-	daemon_mark_dirty(s->daemon, s);
+	return true;
 }
 
 void session_rung(struct session *s)
@@ -168,7 +169,8 @@ void session_rung(struct session *s)
 		session_close(s, "the client has gone");
 		return;
 	}
-	send_backlog(s);
+	if (send_backlog(s))
+		daemon_mark_dirty(s->daemon, s);
 }
 
 void session_complete(struct session *s, const struct wire_cqe *cqe)
@@ -197,8 +199,12 @@ void session_complete(struct session *s, const struct wire_cqe *cqe)
 
 void session_publish(struct session *s)
 {
-	if (!s->closed && ring_publish(&s->cq) && doorbell_ring(s->cq_doorbell))
-		session_close(s, "the client has gone");
+	/* A client that made room before it could see the ring full did not ring: what waits is tried once
+	 * more after everything is published, and only then left to the client's doorbell. */
+	do {
+		if (!s->closed && ring_publish(&s->cq) && doorbell_ring(s->cq_doorbell))
+			session_close(s, "the client has gone");
+	} while (!s->closed && s->n_backlog && send_backlog(s));
 }
 
 void session_request_ended(struct session *s)

@@ -14,7 +14,7 @@
 #include "shm/doorbell.h"
 #include "shm/ring.h"
 
-enum { N_REQUESTS = 120000, N_ENTRIES = 16, SLEEP_MS = 5000 };
+enum { N_REQUESTS = 80000, N_ENTRIES = 16, SLEEP_MS = 5000 };
 
 struct link {
 	struct wire_ring *shared;
