@@ -69,7 +69,8 @@ struct kernels {
 	void (*scatter_raw)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
 		const uint16_t *tokens, size_t n_tokens, const uint8_t *raw);
 
-	/* c [r, T] = basis [r, p] * x [T, p]^T, row-major f32; c_stride >= T. 2 r p T flops. */
+	/* c [r, T] = basis [r, p] * x [T, p]^T, row-major f32; c_stride >= T. 2 r p T flops. This and the
+	 * next take up to 450 KB of stack. */
 	void (*project)(const float *basis, size_t r, size_t p, const float *x, size_t x_stride,
 		size_t n_tokens, float *c, size_t c_stride);
 
