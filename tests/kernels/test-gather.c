@@ -375,6 +375,40 @@ static void every_element_survives(void **state)
 	free(x);
 }
 
+/* Scatter of f32 values that lie on, just below and just above the middle between two narrow ones, at every
+ * exponent and either sign, NaNs among them: formula.h, bit for bit. */
+static void every_tie_is_rounded_as_by_formula(void **state)
+{
+	(void)state;
+	enum { N = 65536 };
+	static const uint32_t lows[] = {
+		0x7fff, 0x8000, 0x8001, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x3001};
+	const struct kernels *variants[3];
+	const size_t n_variants = kernels_variants(variants);
+	uint16_t *back = malloc(N * 2);
+	float *x = malloc(N * 4);
+	assert_true(back && x);
+	const uint32_t block = 0;
+	const uint16_t token = 0;
+	const struct kv_run run = {&block, 1, 0};
+	const struct kv_pages target = {(uint8_t *)back, N * 2, N * 2, 4096 * 2};
+	for (size_t k = 0; k < sizeof lows / sizeof *lows; k++) {
+		for (uint32_t i = 0; i < N; i++)
+			x[i] = f32_from_bits(i << 16 | lows[k]);
+		for (uint32_t dtype = DTYPE_F16; dtype <= DTYPE_BF16; dtype++) {
+			const struct plane plane = {.n_heads = 16, .dim = 4096, .dtype = dtype};
+			for (size_t v = 0; v < n_variants; v++) {
+				variants[v]->scatter(&plane, &target, &run, &token, 1, NULL, NULL, x, N);
+				for (uint32_t i = 0; i < N; i++)
+					assert_int_equal(back[i], dtype == DTYPE_F16 ? f16_from_f32(x[i])
+										     : bf16_from_f32(x[i]));
+			}
+		}
+	}
+	free(back);
+	free(x);
+}
+
 int main(int argc, char **argv)
 {
 	random_state = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
@@ -383,6 +417,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(every_layout_is_gathered_and_scattered),
 		cmocka_unit_test(raw_tokens_are_copied_as_they_lie),
 		cmocka_unit_test(every_element_survives),
+		cmocka_unit_test(every_tie_is_rounded_as_by_formula),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
