@@ -24,6 +24,7 @@
 
 typedef float vf __attribute__((vector_size(4 * VF_LANES), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VF_LANES), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * VF_LANES), may_alias));
 
 #define SIMD_FN static inline __attribute__((always_inline))
 
@@ -268,8 +269,9 @@ SIMD_FN vf vf_abs(vf v)
 
 SIMD_FN void vf_to_bf16(uint8_t *p, vf v)
 {
-	const vi bits = (vi)vf_max(vf_all(-BF16_MAX), vf_min(vf_all(BF16_MAX), v));
-	const vi rounded = bits + 0x7fff + (bits >> 16 & 1);
+	/* Unsigned: the lanes of NaNs, which are not used, may wrap. */
+	const vu bits = (vu)vf_max(vf_all(-BF16_MAX), vf_min(vf_all(BF16_MAX), v));
+	const vi rounded = (vi)(bits + 0x7fff + (bits >> 16 & 1));
 	vi_store_high(p, vi_select(v != v, (vi)v | 0x00400000, rounded));
 }
 
