@@ -128,7 +128,8 @@ static double largest(const float *x, size_t n)
 }
 
 /* torch keeps keys and values in f32, the engine in f16: each of the 2 * n_layers planes an output passes
- * through is off by at most 2^-11 of itself, and the logits are linear in the stream that they disturb. */
+ * through is off by at most 2^-11 of itself, and the logits are linear in the stream that they disturb. (The
+ * same pass over a cache in f32 was within 0.0004 of torch where this one is within 0.01.) */
 static double bound(const struct world *w, const float *logits)
 {
 	return 2 * w->model->n_layers * ldexp(1, -11) * largest(logits, w->model->vocab);
