@@ -272,13 +272,20 @@ static int read_footer(struct scan *s, struct segment *g, int fd)
 	return 0;
 }
 
-/* Whether a page is the beginning of a footer, which is the copy of a header that belongs elsewhere. */
-static bool begins_footer(const void *page, const struct segment *g, uint64_t offset)
+/* Whether a page is the beginning of a footer: the copy of a header that belongs elsewhere, and behind it
+ * another or nothing. (Behind the header of a record that strayed here stands its frame.) */
+static bool begins_footer(const char *page, const struct segment *g, uint64_t offset)
 {
+	static const char zero[STORE_HEADER_BYTES];
 	struct format_record h;
 
-	memcpy(&h, page, sizeof h);
-	return h.offset < offset && format_record_decode(page, g->salt, g->number, h.offset, offset, &h) == 0;
+	for (int i = 0; i < 2; i++, page += STORE_HEADER_BYTES) {
+		memcpy(&h, page, sizeof h);
+		if (h.offset >= offset ||
+			format_record_decode(page, g->salt, g->number, h.offset, offset, &h) < 0)
+			return i == 1 && memcmp(page, zero, sizeof zero) == 0;
+	}
+	return true;
 }
 
 /* Reads every record of a segment whose salt is known. What is no sound record is passed over page by page; a

@@ -111,6 +111,7 @@ static void *run(void *arg)
 
 	pthread_setname_np(pthread_self(), "store");
 	io_init(&e->io, engine_requests(e), s->wake_fd, s->config.pool_addr, s->config.pool_bytes);
+	deliver(s);
 	sem_post(&s->ready);
 	for (;;) {
 		stopping = take_mail(s);
