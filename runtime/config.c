@@ -492,14 +492,14 @@ static bool check_whole(struct loader *l)
 
 	if (!check_policy(l))
 		return false;
-	if (c->segment_bytes % 4096 || c->store_bytes / 2 < c->segment_bytes) {
+	if (c->segment_bytes % 4096 || c->store_bytes / 4 < c->segment_bytes) {
 		uint32_t size = line_of(l, "store", "size"), segment = line_of(l, "store", "segment_size");
 
 		strcpy(l->title, "store");
 		if (c->segment_bytes % 4096)
 			return fail(l, segment, "segment_size", "not a multiple of 4K");
 		return fail(l, size > segment ? size : segment, size > segment ? "size" : "segment_size",
-			"the store must hold at least two segments (size %llu, segment_size %llu)",
+			"the store must hold at least four segments (size %llu, segment_size %llu)",
 			(unsigned long long)c->store_bytes, (unsigned long long)c->segment_bytes);
 	}
 	return true;

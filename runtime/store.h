@@ -19,8 +19,8 @@ struct store;
 
 struct store_config {
 	const char *directory;  /* made if missing; one store (flock) at a time */
-	uint64_t limit_bytes;   /* hard: checked before a write is issued */
-	uint64_t segment_bytes; /* 0: 64 MiB */
+	uint64_t limit_bytes;   /* hard: the lengths of all files; one segment of it is for removals alone */
+	uint64_t segment_bytes; /* 0: 64 MiB; cut to a quarter of the limit */
 	uint32_t depth;         /* operations in flight; 0: 32 */
 	void *pool_addr;        /* to register as fixed buffers; NULL for none */
 	size_t pool_bytes;
@@ -47,17 +47,25 @@ struct store_record {
 };
 
 enum store_op_kind {
-	STORE_WRITE = 1, /* data: STORE_HEADER_BYTES of room, then the frame; sets location */
-	STORE_READ = 2,  /* reads location into data; checks header and key: -EBADMSG when rotten */
-	STORE_REMOVE =
-		3, /* durable forget: writes a tombstone record; completes when it is on stable storage */
-	STORE_SYNC = 4, /* completes when all writes submitted before it are on stable storage */
+	/* Puts data, STORE_HEADER_BYTES of room and then the frame, in its place and sets location. Header
+	 * and padding are filled in by the store. */
+	STORE_WRITE = 1,
+	/* Reads location into data, the whole record. -EBADMSG: rotten, or not the record that was asked for;
+	 * -ENOENT: no such place. */
+	STORE_READ = 2,
+	/* Forgets durably, every record of the key that was submitted before: writes a tombstone and
+	 * completes when it is on stable storage. The location that the caller knows is still to be given to
+	 * store_forget. */
+	STORE_REMOVE = 3,
+	/* Completes when all writes submitted before it are on stable storage. */
+	STORE_SYNC = 4,
 };
 
 /* An operation. Owned by the caller, given to the store from store_submit until store_reap returns it. */
 struct store_op {
 	enum store_op_kind kind;
-	int status; /* out: 0 or -errno; -ENOSPC: over the limit or disk full; -EIO */
+	int status; /* out: 0 or -errno; -ENOSPC: over the limit or disk full; -EIO; -EINVAL: unaligned,
+		       lengths */
 	void *data; /* WRITE, READ: STORE_ALIGN-aligned, whole pages; unchanged by the caller meanwhile */
 	struct store_record
 		record; /* WRITE: in, location out; READ: in; REMOVE: name_space, fingerprint, key in */
@@ -70,10 +78,12 @@ typedef void (*store_found_fn)(void *arg, const struct store_record *record);
 /* Opens the directory, scans every segment and calls found once for each live record (later records of the
  * same key replace earlier ones, tombstones remove them). Torn and rotten records are dropped and counted.
  * Blocks. Says in one log line how many records, bytes, dropped; and which way it does I/O (falls back,
- * saying so, without O_DIRECT or fixed buffers). -EBUSY: another process has it open; -ENOTSUP: a segment of
- * another version (left untouched). */
+ * saying so, without O_DIRECT, fixed buffers or io_uring). -EBUSY: another process has it open; -ENOTSUP: a
+ * segment of another version (nothing is touched); -EINVAL: limit under 256 KiB, segments that are no
+ * multiple of STORE_ALIGN, depth over 4096; -errno of the directory. */
 int store_open(const struct store_config *config, store_found_fn found, void *arg, struct store **out);
-/* Waits for what was submitted, syncs, closes. NULL is fine. */
+/* Waits for what was submitted, syncs, closes. Operations that were not reaped are the caller's again, their
+ * status set. NULL is fine. */
 struct store *store_close(struct store *s);
 
 /* Hands over an operation. Never blocks; from the front thread only. */
@@ -83,7 +93,8 @@ int store_fd(const struct store *s);
 /* Takes all finished operations, a linked list in order of completion, or NULL. Front thread only. */
 struct store_op *store_reap(struct store *s);
 
-/* A record is no longer wanted (replaced, evicted); its space counts as free for reclamation. Front thread
+/* A record is no longer wanted (replaced, evicted, removed): its space counts as free for reclamation, and
+ * until that happens the next store_open finds it again, unless it was removed or replaced. Front thread
  * only. */
 void store_forget(struct store *s, const struct store_location *location);
 

@@ -165,7 +165,7 @@ static void faults(void **state)
 		{"[pool]\nsize = 4K", ":2: [pool] size: 4K is out of range (1048576 to 8796093022208)"},
 		{"[store]\nsegment_size = 1048577\n", ":2: [store] segment_size: not a multiple of 4K"},
 		{"[store]\nsegment_size = 1G\nsize = 1G\n",
-			":3: [store] size: the store must hold at least two segments (size 1073741824, "
+			":3: [store] size: the store must hold at least four segments (size 1073741824, "
 			"segment_size 1073741824)"},
 		{"[transforms]\npath =\n", ":2: [transforms] path: must not be empty"},
 		{"[policy]\nratio = fast", ":2: [policy] ratio: \"fast\" is not a number"},
