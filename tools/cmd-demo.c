@@ -54,7 +54,7 @@ struct demo {
 	const char *doing;
 
 	/* sums over prompts */
-	uint64_t tokens, raw_bytes, stored_bytes, sink_tokens, window_tokens, token_bytes;
+	uint64_t tokens, raw_bytes, stored_bytes, sink_tokens, window_tokens;
 	uint64_t n_chunks, lookup_hits, restored_tokens, raw_tokens;
 	uint64_t recall_asked, recall_original, recall_restored;
 	double kl, nll_original, nll_restored, attn_error, continuation_tokens, answer_tokens;
@@ -103,6 +103,9 @@ static int on_prefilled(void *arg, const json_t *object)
 {
 	struct demo *d = arg;
 	const uint64_t n = (uint64_t)number(object, "tokens");
+
+	if (!json_object_get(object, "kept_chunks"))
+		return 0; /* the last line: the SYNC */
 	const uint64_t sinks = n < d->policy_sinks ? n : d->policy_sinks;
 	const uint64_t window = n - sinks < d->policy_window ? n - sinks : d->policy_window;
 
@@ -112,7 +115,6 @@ static int on_prefilled(void *arg, const json_t *object)
 	d->stored_bytes += (uint64_t)number(object, "stored_bytes");
 	d->sink_tokens += sinks;
 	d->window_tokens += window;
-	d->token_bytes = (uint64_t)(number(object, "original_bytes") / (double)n);
 	progress(d);
 	return 0;
 }
@@ -298,7 +300,8 @@ struct results {
 
 static struct results results_of(struct demo *d)
 {
-	const double kept = (double)((d->sink_tokens + d->window_tokens) * d->token_bytes);
+	const double kept =
+		(double)(d->sink_tokens + d->window_tokens) * (double)d->raw_bytes / (double)d->tokens;
 	struct results r = {.ratio = (double)d->raw_bytes / (double)d->stored_bytes,
 		.ratio_coded = ((double)d->raw_bytes - kept) / ((double)d->stored_bytes - kept),
 		.ceiling = (double)d->raw_bytes / kept,
