@@ -2,7 +2,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "runtime/store-format.h"
+#include "runtime/store/format.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>

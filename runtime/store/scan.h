@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#include "runtime/store-segment.h"
+#include "runtime/store/segment.h"
 
 struct scan_result {
 	uint64_t next_sequence; /* above all that were found */

@@ -1,4 +1,4 @@
-#include "runtime/store-scan.h"
+#include "runtime/store/scan.h"
 
 #include "base/log.h"
 

@@ -1,4 +1,4 @@
-#include "runtime/store-segment.h"
+#include "runtime/store/segment.h"
 
 #include "base/log.h"
 

@@ -1,8 +1,8 @@
 #include "runtime/store.h"
 
 #include "base/log.h"
-#include "runtime/store-engine.h"
-#include "runtime/store-scan.h"
+#include "runtime/store/engine.h"
+#include "runtime/store/scan.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,7 @@
 /*
  * The seam between two threads: the front thread's calls leave what they bring in a mailbox and ring a
  * doorbell; the store's thread empties it, lets the engine work, and leaves what is finished. See
- * store-engine.h for the work itself.
+ * engine.h for the work itself.
  */
 
 enum {

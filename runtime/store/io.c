@@ -1,4 +1,4 @@
-#include "runtime/store-io.h"
+#include "runtime/store/io.h"
 
 #include <assert.h>
 #include <errno.h>

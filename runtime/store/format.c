@@ -1,4 +1,4 @@
-#include "runtime/store-format.h"
+#include "runtime/store/format.h"
 
 #include <errno.h>
 #include <string.h>

@@ -13,8 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "runtime/store-io.h"
-#include "runtime/store-segment.h"
+#include "runtime/store/io.h"
+#include "runtime/store/op-list.h"
+#include "runtime/store/segment.h"
 #include "runtime/store.h"
 
 struct engine;
@@ -29,11 +30,6 @@ struct task {
 	uint64_t serial; /* WRITE, REMOVE: the how manieth write; SYNC: the last write to wait for */
 	void *page;      /* REMOVE: the record; kept for the next */
 	struct task *next;
-};
-
-/* In order; made empty by op_list_init. */
-struct op_list {
-	struct store_op *first, **end;
 };
 
 struct engine {
@@ -61,11 +57,6 @@ struct engine {
 
 	struct store_stats stats; /* the counts; what can be looked up is filled in by engine_get_stats */
 };
-
-void op_list_init(struct op_list *l);
-void op_list_add(struct op_list *l, struct store_op *op);
-/* Takes them all. NULL: there are none. */
-struct store_op *op_list_take(struct op_list *l);
 
 /* Sizes and depth in config are complete and make sense. dir_fd: the caller's. -ENOMEM. What is still missing
  * then is e->segments' content and e->next_sequence, by scan_directory, and e->io, which the thread itself

@@ -10,8 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/store-format.h"
-#include "runtime/store-io.h"
+#include "runtime/store/format.h"
+#include "runtime/store/io.h"
 #include "runtime/store.h"
 
 enum segment_state {
