@@ -1,0 +1,191 @@
+/* What the store's thread does, without the thread: in which order things are begun, and what may not happen
+ * while something is in flight. */
+#include "store-fixture.h"
+
+#include "base/log.h"
+#include "runtime/store/engine.h"
+#include "runtime/store/scan.h"
+
+#include <sys/eventfd.h>
+
+struct bench {
+	struct fixture *f;
+	struct engine engine;
+	int dir_fd, wake_fd;
+};
+
+static void open_engine(struct bench *b, struct fixture *f, uint32_t depth)
+{
+	struct store_config config = f->config;
+	struct scan_result result;
+
+	config.depth = depth;
+	b->f = f;
+	b->dir_fd = open(f->dir, O_RDONLY | O_DIRECTORY);
+	b->wake_fd = eventfd(0, 0);
+	assert_int_equal(engine_init(&b->engine, &config, b->dir_fd, false), 0);
+	assert_int_equal(scan_directory(&b->engine.segments, NULL, NULL, &result), 0);
+	b->engine.next_sequence = result.next_sequence;
+	io_init(&b->engine.io, engine_requests(&b->engine), b->wake_fd, NULL, 0);
+}
+
+static void run_until_idle(struct bench *b)
+{
+	for (engine_turn(&b->engine); !engine_is_idle(&b->engine); engine_turn(&b->engine))
+		engine_wait(&b->engine);
+}
+
+static void close_engine(struct bench *b)
+{
+	run_until_idle(b);
+	while (!engine_wind_up(&b->engine))
+		engine_wait(&b->engine);
+	io_fini(&b->engine.io);
+	engine_fini(&b->engine);
+	close(b->wake_fd);
+	close(b->dir_fd);
+}
+
+static void make_write(struct store_op *op, uint32_t number)
+{
+	*op = (struct store_op){
+		.kind = STORE_WRITE, .status = 1, .data = record_room(number), .record = record_of(number)};
+	frame_fill(number, (uint8_t *)op->data + STORE_HEADER_BYTES);
+}
+
+/* A sync begins when the last write before it has ended, and does not wait for those after it. */
+static void sync_waits(void **state)
+{
+	enum { N = 12, BARRIER = 6 };
+	struct bench b;
+	struct store_op ops[N], sync = {.kind = STORE_SYNC, .status = 1};
+	bool begun = false;
+
+	open_engine(&b, *state, 16);
+	for (uint32_t i = 0; i < N; i++) {
+		make_write(&ops[i], i);
+		if (i == BARRIER)
+			engine_submit(&b.engine, &sync);
+		engine_submit(&b.engine, &ops[i]);
+	}
+	for (engine_turn(&b.engine); !engine_is_idle(&b.engine); engine_turn(&b.engine)) {
+		bool written = true;
+
+		for (uint32_t i = 0; i < BARRIER; i++)
+			written = written && ops[i].status == 0;
+		/* Every turn begins what may begin. */
+		begun = begun || b.engine.round;
+		assert_int_equal(begun, written);
+		engine_wait(&b.engine);
+	}
+	assert_true(begun);
+	assert_int_equal(sync.status, 0);
+	close_engine(&b);
+	for (uint32_t i = 0; i < N; i++)
+		free(ops[i].data);
+}
+
+/* Removals that end together are synced together. */
+static void one_sync_for_many(void **state)
+{
+	enum { N = 12 };
+	struct bench b;
+	struct store_op ops[N];
+	struct task *before = NULL;
+	int n_rounds = 0;
+
+	open_engine(&b, *state, 16);
+	for (uint32_t i = 0; i < N; i++) {
+		ops[i] = (struct store_op){.kind = STORE_REMOVE, .status = 1, .record = record_of(i)};
+		engine_submit(&b.engine, &ops[i]);
+	}
+	for (engine_turn(&b.engine); !engine_is_idle(&b.engine); engine_turn(&b.engine)) {
+		n_rounds += b.engine.round && b.engine.round != before;
+		before = b.engine.round;
+		engine_wait(&b.engine);
+	}
+	for (uint32_t i = 0; i < N; i++)
+		assert_int_equal(ops[i].status, 0);
+	assert_in_range(n_rounds, 1, N / 2);
+	close_engine(&b);
+}
+
+/* However many writes wait, a read begins at once: a request waits for it. */
+static void reads_go_first(void **state)
+{
+	enum { N = 40, DEPTH = 4 };
+	struct bench b;
+	struct store_op ops[N], read;
+
+	open_engine(&b, *state, DEPTH);
+	make_write(&ops[0], 0);
+	engine_submit(&b.engine, &ops[0]);
+	run_until_idle(&b);
+	for (uint32_t i = 1; i < N; i++) {
+		make_write(&ops[i], i);
+		engine_submit(&b.engine, &ops[i]);
+	}
+	engine_turn(&b.engine);
+	assert_int_equal(b.engine.n_busy, DEPTH - 1);
+	assert_non_null(b.engine.others.first);
+	read = (struct store_op){.kind = STORE_READ, .data = record_room(0), .record = ops[0].record};
+	engine_submit(&b.engine, &read);
+	engine_turn(&b.engine);
+	assert_null(b.engine.reads.first);
+	assert_int_equal(b.engine.n_busy, DEPTH);
+	run_until_idle(&b);
+	assert_int_equal(read.status, 0);
+	close_engine(&b);
+	for (uint32_t i = 0; i < N; i++)
+		free(ops[i].data);
+	free(read.data);
+}
+
+/* A segment that nobody wants stays while it is read from, and while it is being closed. */
+static void busy_segments_stay(void **state)
+{
+	struct bench b;
+	struct engine *e = &b.engine;
+	struct store_op write, read;
+
+	open_engine(&b, *state, 4);
+	make_write(&write, 5);
+	engine_submit(e, &write);
+	run_until_idle(&b);
+	assert_false(engine_wind_up(e));
+	segments_forget(&e->segments, &write.record.location);
+	assert_int_equal(e->segments.list[0]->state, SEGMENT_CLOSING);
+	assert_false(segments_reclaim(&e->segments));
+	while (!engine_wind_up(e))
+		engine_wait(e);
+	assert_int_equal(e->segments.list[0]->state, SEGMENT_CLOSED);
+
+	read = (struct store_op){.kind = STORE_READ, .data = record_room(5), .record = write.record};
+	engine_submit(e, &read);
+	engine_turn(e);
+	assert_int_equal(e->segments.list[0]->n_in_flight, 1);
+	assert_false(segments_reclaim(&e->segments));
+	run_until_idle(&b);
+	assert_int_equal(read.status, 0);
+	assert_memory_equal(read.data, write.data, STORE_HEADER_BYTES + frame_len(5));
+	assert_true(segments_reclaim(&e->segments));
+	assert_false(segments_reclaim(&e->segments));
+	assert_int_equal(e->segments.used_bytes, 0);
+	close_engine(&b);
+	free(write.data);
+	free(read.data);
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		TEST(sync_waits),
+		TEST(one_sync_for_many),
+		TEST(reads_go_first),
+		TEST(busy_segments_stay),
+	};
+
+	log_set_level(LOG_LEVEL_WARNING);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
