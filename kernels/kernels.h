@@ -87,7 +87,8 @@ struct kernels {
 		const float *src, size_t src_stride, size_t rows, size_t cols, float *dst, size_t dst_stride);
 
 	/* Quantises rows of c, all with the same number of bits (1 to 8), and packs them: row i's codes
-	 * follow each other LSB first and end on a byte boundary, quant_row_bytes(T, bits) bytes a row. The
+	 * follow each other, quant_packed_bits(bits) bits each, LSB first, and end on a byte boundary:
+	 * quant_row_bytes(T, bits) bytes a row. The
 	 * step of each row is chosen by quant_step() from the row's own statistics and stored as f16 in
 	 * steps[i]; formula.h has the formulae. coded[t] += what the row adds to the squared error of token
 	 * t; kept[t] += c[i][t]^2. */
@@ -99,9 +100,17 @@ struct kernels {
 		unsigned bits, float *c, size_t c_stride);
 };
 
+/* What a code of this width takes in a row. Widths that divide a byte are packed side by side; the others
+ * have a byte of their own, since codes that straddle bytes would hide their distribution from an entropy
+ * coder of bytes (DEFLATE), which then saves more than packing did. */
+static inline unsigned quant_packed_bits(unsigned bits)
+{
+	return bits == 1 || bits == 2 || bits == 4 ? bits : 8;
+}
+
 static inline size_t quant_row_bytes(size_t n_tokens, unsigned bits)
 {
-	return (n_tokens * bits + 7) / 8;
+	return (n_tokens * quant_packed_bits(bits) + 7) / 8;
 }
 
 /* The host backend, the best variant for this CPU. CISTERN_CPU=generic|avx2|avx512 in the environment caps it

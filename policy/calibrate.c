@@ -21,7 +21,7 @@ enum {
 	FRAME_BYTES = 192 + 40 + 8,
 	PART_BYTES = 40,
 	WIDTH_BYTES = 40 + 60,
-	STEP_BITS = 16,
+	STEP_BITS = 14,
 };
 
 /* Products of f16-rounded rows; more than this and the errors that the codec reports would be wrong. */

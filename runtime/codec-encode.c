@@ -7,9 +7,9 @@
 #include "runtime/codec-internal.h"
 
 enum {
-	/* A stream of fewer components than this spends more on its Huffman table than a table of its own
-	 * saves: it is joined to its neighbour. */
-	STREAM_COMPONENTS_MIN = 64,
+	/* A stream of fewer codes than this spends more on its Huffman table than a table of its own saves:
+	 * it is joined to its neighbour. */
+	STREAM_CODES_MIN = 2048,
 	STREAMS_MAX = 10,
 	/* Promotions make new steps, which may push another token over the bound; in practice one round
 	 * settles it. Past this many, offenders' neighbours go too (see promote). */
@@ -119,7 +119,8 @@ static int put_raw(struct encoder *e, uint32_t plane)
 }
 
 /* Where streams end: runs of equal bits, small ones joined to their neighbours. Returns how many. */
-static size_t cut_streams(const struct codec_part *part, size_t n_active, size_t ends[STREAMS_MAX])
+static size_t cut_streams(
+	const struct codec_part *part, size_t n_active, size_t n_tokens, size_t ends[STREAMS_MAX])
 {
 	size_t n = 0, first = 0, end = 0;
 
@@ -127,8 +128,8 @@ static size_t cut_streams(const struct codec_part *part, size_t n_active, size_t
 		end += codec_run_of_bits(part, end);
 		if (end > n_active)
 			end = n_active;
-		if (end - first >= STREAM_COMPONENTS_MIN || end == n_active) {
-			if (n && end - first < STREAM_COMPONENTS_MIN)
+		if ((end - first) * n_tokens >= STREAM_CODES_MIN || end == n_active) {
+			if (n && (end - first) * n_tokens < STREAM_CODES_MIN)
 				n--;
 			ends[n++] = end;
 			first = end;
@@ -257,7 +258,7 @@ static int put_part(struct encoder *e, const struct codec_part *part)
 
 	memset(e->lost, 0, e->n_coded * sizeof *e->lost);
 	memset(e->kept, 0, e->n_coded * sizeof *e->kept);
-	n_streams = cut_streams(part, n_active, ends);
+	n_streams = cut_streams(part, n_active, e->n_coded, ends);
 	for (size_t i = 0; i < n_streams; first = ends[i++]) {
 		r = put_stream(e, part, c, steps, first, ends[i]);
 		codec_stamp(codec, &codec->times.deflate);

@@ -192,11 +192,7 @@ static void tile_pack_any(union tile *tile, size_t n, unsigned bits, uint8_t *ou
 	switch (bits) {
 	case 1: tile_pack(tile, n, 1, out, end); break;
 	case 2: tile_pack(tile, n, 2, out, end); break;
-	case 3: tile_pack(tile, n, 3, out, end); break;
 	case 4: tile_pack(tile, n, 4, out, end); break;
-	case 5: tile_pack(tile, n, 5, out, end); break;
-	case 6: tile_pack(tile, n, 6, out, end); break;
-	case 7: tile_pack(tile, n, 7, out, end); break;
 	default: memcpy(out, tile->codes, n); break;
 	}
 }
@@ -221,11 +217,7 @@ static void tile_unpack_any(union tile *tile, size_t n, unsigned bits, const uin
 	switch (bits) {
 	case 1: tile_unpack(tile, n, 1, in, end); break;
 	case 2: tile_unpack(tile, n, 2, in, end); break;
-	case 3: tile_unpack(tile, n, 3, in, end); break;
 	case 4: tile_unpack(tile, n, 4, in, end); break;
-	case 5: tile_unpack(tile, n, 5, in, end); break;
-	case 6: tile_unpack(tile, n, 6, in, end); break;
-	case 7: tile_unpack(tile, n, 7, in, end); break;
 	default: memcpy(tile->codes, in, n); break;
 	}
 }
@@ -234,6 +226,7 @@ void VARIANT(quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_
 	uint16_t *steps, uint8_t *packed, float *coded, float *kept)
 {
 	const size_t row_bytes = quant_row_bytes(n_tokens, bits);
+	const unsigned packed_bits = quant_packed_bits(bits);
 	const uint8_t *end = packed + n_rows * row_bytes;
 	union tile tile;
 	for (size_t i = 0; i < n_rows; i++) {
@@ -243,7 +236,8 @@ void VARIANT(quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_
 		for (size_t t = 0; t < n_tokens; t += TILE) {
 			const size_t n = n_tokens - t < TILE ? n_tokens - t : TILE;
 			tile_code(&q, row + t, n, tile.codes, coded + t, kept + t);
-			tile_pack_any(&tile, n, bits, packed + i * row_bytes + t / 8 * bits, end);
+			tile_pack_any(
+				&tile, n, packed_bits, packed + i * row_bytes + t / 8 * packed_bits, end);
 		}
 	}
 }
@@ -252,6 +246,7 @@ void VARIANT(dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_
 	unsigned bits, float *c, size_t c_stride)
 {
 	const size_t row_bytes = quant_row_bytes(n_tokens, bits);
+	const unsigned packed_bits = quant_packed_bits(bits);
 	const uint8_t *end = packed + n_rows * row_bytes;
 	union tile tile;
 	for (size_t i = 0; i < n_rows; i++) {
@@ -260,7 +255,8 @@ void VARIANT(dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_
 		for (size_t t = 0; t < n_tokens; t += TILE) {
 			const size_t n = n_tokens - t < TILE ? n_tokens - t : TILE;
 			float *row = c + i * c_stride + t;
-			tile_unpack_any(&tile, n, bits, packed + i * row_bytes + t / 8 * bits, end);
+			tile_unpack_any(
+				&tile, n, packed_bits, packed + i * row_bytes + t / 8 * packed_bits, end);
 			size_t k = 0;
 			for (; k + VF_LANES <= n; k += VF_LANES)
 				vf_store(row + k, (vf_from_u8(tile.codes + k) - centre) * step);

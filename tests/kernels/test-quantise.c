@@ -104,14 +104,14 @@ static void result_check(const struct result *r, const float *c, size_t n, unsig
 		for (size_t t = 0; t < n; t++) {
 			const float x = c[i * STRIDE + t];
 			const float inverse = step > 0 ? 1.0f / step : 0.0f;
-			const uint32_t code = code_at(row, t, bits);
+			const uint32_t code = code_at(row, t, quant_packed_bits(bits));
 			assert_int_equal(code, quant_code(x, inverse, centre, quant_top(bits)));
 			const float value = r->back[i * STRIDE + t];
 			assert_true(value == quant_value(code, step, centre));
 			coded[t] += ((double)x - (double)value) * ((double)x - (double)value);
 			kept[t] += (double)x * (double)x;
 		}
-		for (size_t at = n * bits; at < row_bytes * 8; at++)
+		for (size_t at = n * quant_packed_bits(bits); at < row_bytes * 8; at++)
 			assert_int_equal(bit_at(row, at), 0);
 	}
 	/* ROWS sums of squares in f32, each term with three roundings. */

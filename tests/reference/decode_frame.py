@@ -116,9 +116,10 @@ def decode(frame, geometry, transform):
             c = np.zeros((len(widths), len(coded)))
             for i in range(active):
                 b = int(widths[i])
-                row = (len(coded) * b + 7) // 8
+                packed = b if b in (1, 2, 4) else 8
+                row = (len(coded) * packed + 7) // 8
                 centre = 0.5 if b == 1 else 2 ** (b - 1) - 1
-                c[i] = (unpack(stream[at:at + row], len(coded), b) - centre) * steps[i]
+                c[i] = (unpack(stream[at:at + row], len(coded), packed) - centre) * steps[i]
                 at += row
             assert at == len(stream)
             x = part["mean"] + c.T @ part["basis"]
