@@ -21,8 +21,13 @@ enum {
 	FRAME_BYTES = 192 + 40 + 8,
 	PART_BYTES = 40,
 	WIDTH_BYTES = 40 + 60,
-	STEP_BITS = 14,
+	/* Of the 16 bits of a step, after DEFLATE. */
+	STEP_BITS = 11,
 };
+
+/* Rungs are made this much coarser than they are called: the last chunk of a sequence, with the window in it,
+ * spends its steps and headers on few tokens, and the ratio is promised for sequences. */
+static const double MARGIN = 1.01;
 
 /* Products of f16-rounded rows; more than this and the errors that the codec reports would be wrong. */
 static const double DEVIATION_MAX = 0.01;
@@ -418,7 +423,7 @@ static int solve_rung(const struct calibrate *c, struct draft *d, uint32_t rung,
 	struct allocate_options options = {.tables = &c->options.tables,
 		.run = c->options.run,
 		.side_bits_per_token = (double)STEP_BITS / c->options.chunk_tokens};
-	double target = source_bits(c) / (double)c->options.rungs[rung], assumed = 0, found;
+	double target = source_bits(c) / (MARGIN * (double)c->options.rungs[rung]), assumed = 0, found;
 	struct allocate_result result;
 	int r;
 
