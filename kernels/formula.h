@@ -182,8 +182,8 @@ KERNELS_FN int quant_candidates(unsigned bits, float sum_square, float sum_magni
 	const float ratio = bits == 1 ? 1.0f : sqrtf(sqrtf(bits < 5 ? top / foot : foot / top));
 	int count = 0;
 	for (int k = 0; k < (bits == 1 ? 1 : QUANT_CANDIDATES); k++) {
-		/* Four bits of mantissa are enough for the step of a few levels and leave an entropy coder little
-		 * to store of it; the step of many levels must not fall short of the largest value. */
+		/* Four bits of mantissa are enough for the step of a few levels and leave an entropy coder
+		 * little to store of it; the step of many levels must not fall short of the largest value. */
 		const uint32_t full = f16_from_f32(step);
 		const uint16_t h = (uint16_t)(bits <= 4 ? (full + 32u) & 0xffc0u : full);
 		/* Neither a step below f16 nor the NaN of a row whose squares underflow. */
