@@ -21,7 +21,7 @@ struct fake_daemon {
 	bool (*on_sqe)(struct fake_daemon *d, const struct wire_sqe *sqe);
 	uint32_t n_ignored; /* completions that the ring had no room for */
 
-	uint8_t message[FAKE_MESSAGE_MAX]; /* the last one received */
+	_Alignas(8) uint8_t message[FAKE_MESSAGE_MAX]; /* the last one received */
 	size_t message_len;
 	uint32_t n_fds; /* that came with it */
 	pthread_mutex_t lock;
