@@ -57,7 +57,8 @@ struct demo {
 	uint64_t tokens, raw_bytes, stored_bytes, sink_tokens, window_tokens;
 	uint64_t n_chunks, lookup_hits, restored_tokens, raw_tokens;
 	uint64_t recall_asked, recall_original, recall_restored;
-	double kl, nll_original, nll_restored, attn_error, continuation_tokens, answer_tokens;
+	double kl, nll_original, nll_restored, attn_error, continuation_tokens; /* of the texts */
+	double kl_recall, recall_tokens;
 	bool raw_exact;
 	uint32_t policy_sinks, policy_window;
 	/* of the longest prompts */
@@ -130,18 +131,20 @@ static int on_continued(void *arg, const json_t *object)
 	d->restored_tokens += (uint64_t)number(object, "restored_tokens");
 	d->raw_tokens += (uint64_t)number(object, "raw_tokens");
 	d->raw_exact = d->raw_exact && json_is_true(json_object_get(object, "raw_exact"));
-	d->kl += number(object, "kl") * continued;
-	d->attn_error += number(object, "attn_error") * continued;
-	d->continuation_tokens += continued;
 	if (recall) {
+		d->kl_recall += number(recall, "kl") * number(recall, "answer_tokens");
+		d->recall_tokens += number(recall, "answer_tokens");
 		d->recall_asked += (uint64_t)number(recall, "asked");
 		d->recall_original += (uint64_t)number(recall, "exact_original");
 		d->recall_restored += (uint64_t)number(recall, "exact_restored");
 	} else {
-		/* The loss of real text; the questions' random keys cannot be predicted by anything. */
+		/* Of real text. A question's random key cannot be predicted by anything, and is not judged.
+		 */
+		d->kl += number(object, "kl") * continued;
+		d->attn_error += number(object, "attn_error") * continued;
 		d->nll_original += number(object, "nll_original") * continued;
 		d->nll_restored += number(object, "nll_restored") * continued;
-		d->answer_tokens += continued;
+		d->continuation_tokens += continued;
 	}
 	if (n > d->longest) {
 		d->longest = n;
@@ -294,8 +297,8 @@ static int serve(struct demo *d, const char *transform)
 /* ---- report ---- */
 
 struct results {
-	double ratio, ratio_coded, ceiling, kl, nll_original, nll_restored, nll_delta_pct, recall_original,
-		recall_restored, attn_error, ttft_recompute_ms, ttft_restored_ms;
+	double ratio, ratio_coded, ceiling, kl, kl_recall, nll_original, nll_restored, nll_delta_pct,
+		recall_original, recall_restored, attn_error, ttft_recompute_ms, ttft_restored_ms;
 };
 
 static struct results results_of(struct demo *d)
@@ -306,8 +309,9 @@ static struct results results_of(struct demo *d)
 		.ratio_coded = ((double)d->raw_bytes - kept) / ((double)d->stored_bytes - kept),
 		.ceiling = (double)d->raw_bytes / kept,
 		.kl = d->kl / d->continuation_tokens,
-		.nll_original = d->nll_original / d->answer_tokens,
-		.nll_restored = d->nll_restored / d->answer_tokens,
+		.kl_recall = d->kl_recall / d->recall_tokens,
+		.nll_original = d->nll_original / d->continuation_tokens,
+		.nll_restored = d->nll_restored / d->continuation_tokens,
 		.attn_error = d->attn_error / d->continuation_tokens,
 		.recall_original = (double)d->recall_original / (double)d->recall_asked,
 		.recall_restored = (double)d->recall_restored / (double)d->recall_asked};
@@ -320,12 +324,12 @@ static struct results results_of(struct demo *d)
 
 static void report_json(const struct demo *d, const struct results *r)
 {
-	json_t *object = json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+	json_t *object = json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
 		"tokens", (json_int_t)d->tokens, "raw_bytes", (json_int_t)d->raw_bytes, "stored_bytes",
 		(json_int_t)d->stored_bytes, "ratio", r->ratio, "ratio_ceiling", r->ceiling, "ratio_coded",
-		r->ratio_coded, "kl", r->kl, "nll_original", r->nll_original, "nll_restored", r->nll_restored,
-		"nll_delta_pct", r->nll_delta_pct, "recall_original", r->recall_original, "recall_restored",
-		r->recall_restored, "attn_error", r->attn_error);
+		r->ratio_coded, "kl", r->kl, "kl_recall", r->kl_recall, "nll_original", r->nll_original,
+		"nll_restored", r->nll_restored, "nll_delta_pct", r->nll_delta_pct, "recall_original",
+		r->recall_original, "recall_restored", r->recall_restored, "attn_error", r->attn_error);
 	json_t *more = json_pack("{s:I, s:I, s:b, s:f, s:f, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
 		"sink_tokens", (json_int_t)d->sink_tokens, "window_tokens", (json_int_t)d->window_tokens,
 		"protected_exact", (int)d->raw_exact, "ttft_recompute_ms", r->ttft_recompute_ms,
@@ -365,7 +369,8 @@ static void report_table(const struct demo *d, const struct results *r)
 		r->nll_delta_pct);
 	printf("%-34s %13.1f%% %13.1f%%   of %llu answers\n", "far recall, exact", 100 * r->recall_original,
 		100 * r->recall_restored, (unsigned long long)d->recall_asked);
-	printf("%-34s %14s %14.5f\n", "KL divergence, nats", "", r->kl);
+	printf("%-34s %14s %14.5f   of the documents' continuation\n", "KL divergence, nats", "", r->kl);
+	printf("%-34s %14s %14.5f   of the answers\n", "", "", r->kl_recall);
 	printf("%-34s %14s %14.4f\n", "error of attention outputs", "", r->attn_error);
 	printf("%-34s %14.1f %14.1f   a prompt of %u tokens, from disk\n", "time to first token, ms",
 		r->ttft_recompute_ms, r->ttft_restored_ms, d->longest);

@@ -119,9 +119,10 @@ static json_t *fidelity_json(const struct evaluation *v, uint32_t n_layers)
 	json_object_set_new(object, "attn_error_layers", layers);
 	if (v->asked)
 		json_object_set_new(object, "recall",
-			json_pack("{s:I, s:I, s:I, s:f, s:f}", "asked", (json_int_t)v->asked,
+			json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f}", "asked", (json_int_t)v->asked,
 				"exact_original", (json_int_t)v->exact[0], "exact_restored",
-				(json_int_t)v->exact[1], "nll_original", v->answer_nll[0] / answers,
+				(json_int_t)v->exact[1], "answer_tokens", (json_int_t)v->n_answer_tokens,
+				"kl", v->answer_kl / answers, "nll_original", v->answer_nll[0] / answers,
 				"nll_restored", v->answer_nll[1] / answers));
 	return object;
 }

@@ -75,6 +75,7 @@ static void compare_tokens(const struct model *m, const uint32_t *truth, size_t 
 
 	for (size_t row = 0; row < n; row++) {
 		size_t best[2];
+		double kl = 0;
 
 		for (int i = 0; i < 2; i++) {
 			log_softmax(v[i].logits + row * m->vocab, m->vocab, v[i].log_p);
@@ -86,7 +87,9 @@ static void compare_tokens(const struct model *m, const uint32_t *truth, size_t 
 			}
 		}
 		for (size_t t = 0; t < m->vocab; t++)
-			e->kl += exp(v[0].log_p[t]) * (v[0].log_p[t] - v[1].log_p[t]);
+			kl += exp(v[0].log_p[t]) * (v[0].log_p[t] - v[1].log_p[t]);
+		e->kl += kl;
+		e->answer_kl += row >= n_given ? kl : 0;
 		e->agree += best[0] == best[1];
 	}
 	e->n_tokens += n;

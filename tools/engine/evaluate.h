@@ -22,6 +22,7 @@ struct evaluation {
 
 	uint64_t n_answer_tokens;
 	double answer_nll[2]; /* the same over answers alone */
+	double answer_kl;     /* sum over the answers' tokens */
 	uint64_t asked;       /* probes with an answer */
 	uint64_t exact[2];    /* of these, answered right to the last token by greedy decoding */
 
