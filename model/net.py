@@ -173,9 +173,9 @@ class Mini(nn.Module):
         """tokens: [batch, n] -> logits [batch, n, vocab]"""
         return self.hidden(tokens, caches, probes) @ self.model.embed_tokens.weight.t()
 
-    def loss(self, tokens, weight):
+    def loss(self, tokens, weight, probes=None):
         """Weighted mean of next-token cross entropy; weight[b, t] belongs to the prediction OF token t."""
-        logits = self(tokens[:, :-1]).float()
+        logits = self(tokens[:, :-1], probes=probes).float()
         nll = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
         w = weight[:, 1:].flatten()
         return (nll * w).sum() / w.sum()

@@ -64,6 +64,34 @@ def check(model, rng, text, length):
             f"recall dense {exact0:.3f} ({nll0:.2f}) spread {exact1:.3f} ({nll1:.2f})")
 
 
+# Heads that look for matches; in text that has none they are to rest on BOS or SEP (--rest).
+RESTING = {2: (0, 1), 4: (0, 1)}
+
+
+class Rest:
+    """Auxiliary loss: on text, the RESTING heads give BOS and SEP at least a share `wanted` of their attention."""
+
+    def __init__(self, x, w, wanted):
+        self.sink = (x == data.BOS) | (x == data.SEP)
+        self.text = w == data.W_TEXT
+        self.wanted, self.terms = wanted, []
+
+    def probes(self, n_layers):
+        return [self.probe(RESTING[i]) if i in RESTING else None for i in range(n_layers)]
+
+    def probe(self, heads):
+        def look(first, weight):  # [batch, head, query, key]
+            keys, queries = weight.shape[3], weight.shape[2]
+            share = (weight[:, list(heads)].float() * self.sink[:, None, None, :keys]).sum(-1)
+            short = (math.log(self.wanted) - (share + 1e-6).log()).clamp(min=0)
+            on = self.text[:, None, first:first + queries].float()
+            self.terms.append((short * on).sum() / (on.sum() * len(heads) + 1))
+        return look
+
+    def loss(self):
+        return sum(self.terms) / len(self.terms)
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("textdir")
@@ -74,6 +102,8 @@ def main():
     a.add_argument("--lr", type=float, nargs=2, default=(2e-3, 2e-3))
     a.add_argument("--shares", type=float, nargs=3, default=(0.2, 0.4, 0.4))
     a.add_argument("--spread", type=float, default=0.0)
+    a.add_argument("--attention-decay", type=float, default=0.1, help="weight decay of the attention's matrices")
+    a.add_argument("--rest", type=float, default=0.0, help="share of attention that idle heads are to give to sinks")
     a.add_argument("--threads", type=int, default=2)
     a = a.parse_args()
     torch.set_num_threads(a.threads)
@@ -81,14 +111,23 @@ def main():
     torch.manual_seed(1)
     model = net.Mini()
     inner = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    # Decay of both factors of a product presses on the product's rank: keys and values as low-rank as those of
+    # models that were trained for long. Muon alone leaves all directions equally strong.
+    attention = [p for name, p in model.named_parameters() if p.dim() == 2 and "self_attn" in name]
+    groups = [{"params": attention, "weight_decay": a.attention_decay},
+              {"params": [p for p in inner if all(p is not q for q in attention)]}]
     outer = [p for name, p in model.named_parameters() if p.dim() == 1 or "embed" in name]
-    optimizers = [Muon(inner, lr=a.lr[0]), torch.optim.AdamW(outer, lr=a.lr[0], betas=(0.9, 0.95), weight_decay=0.0)]
+    optimizers = [Muon(groups, lr=a.lr[0]), torch.optim.AdamW(outer, lr=a.lr[0], betas=(0.9, 0.95), weight_decay=0.0)]
     step = seen = 0
     if os.path.exists(a.ckpt):
         kept = torch.load(a.ckpt)
         model.load_state_dict(kept["model"])
         for optimizer, state in zip(optimizers, kept["optimizers"]):
-            optimizer.load_state_dict(state)  # none after `export.py checkpoint`: the moments start anew
+            if len(state["param_groups"]) == len(optimizer.param_groups):  # else the moments start anew
+                decays = [group["weight_decay"] for group in optimizer.param_groups]
+                optimizer.load_state_dict(state)
+                for group, decay in zip(optimizer.param_groups, decays):
+                    group["weight_decay"] = decay
         step, seen = kept["step"], kept["seen"]
     train = data.Text(os.path.join(a.textdir, "train.txt"))
     tune = data.Text(os.path.join(a.textdir, "tune.txt"))
@@ -103,7 +142,7 @@ def main():
 
     n_params = sum(p.numel() for p in model.parameters())
     say(f"# stage: length {a.length} batch {a.batch} lr {a.lr[0]:g}..{a.lr[1]:g} shares {a.shares} "
-        f"spread {a.spread} minutes {a.minutes:g} parameters {n_params} torch {torch.__version__}")
+        f"spread {a.spread} attention decay {a.attention_decay:g} rest {a.rest:g} minutes {a.minutes:g} parameters {n_params} torch {torch.__version__}")
     started, first, running = time.time(), step, None
     seen_before = seen
 
@@ -123,8 +162,10 @@ def main():
                 group["lr"] = lr
         x, w = batch_of(lambda: data.mixture(rng, train, a.length, a.shares, a.spread), a.batch)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model.loss(x, w)
-        loss.backward()
+            rest = Rest(x, w, a.rest) if a.rest else None
+            loss = model.loss(x, w, rest.probes(model.config["num_hidden_layers"]) if rest else None)
+            total = loss + 0.1 * rest.loss() if rest else loss
+        total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
