@@ -1,0 +1,283 @@
+/* The cache alone, with a small pool and no store or a real one: who gets room, who waits, who is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/daemon/cache.h"
+
+enum { FRAME = 60000, POOL = 4 * 65536, ROOM = 4 };
+
+struct world {
+	struct pool *pool;
+	struct store *store;
+	struct cache *cache;
+	char folder[64];
+};
+
+struct told {
+	struct cache_wait wait;
+	int n, status;
+};
+
+static void tell(struct cache_wait *wait, int status)
+{
+	struct told *t = (struct told *)wait;
+
+	t->n++;
+	t->status = status;
+}
+
+static struct index_key key_of(uint32_t i)
+{
+	const uint8_t nobody[16] = {0};
+	uint8_t key[32] = {0};
+	struct index_key id;
+
+	memcpy(key, &i, sizeof i);
+	index_key_make(&id, nobody, nobody, key);
+	return id;
+}
+
+/* Begins to put chunk i: a frame of FRAME bytes, each i. The hold is the caller's. */
+static struct index_entry *fill(struct world *w, uint32_t i, struct told *t)
+{
+	const struct index_key id = key_of(i);
+	struct index_entry *e = cache_reserve(w->cache, &id);
+	uint8_t *frame = malloc(FRAME);
+
+	assert_non_null(e);
+	assert_non_null(frame);
+	memset(frame, (int)i, FRAME);
+	*t = (struct told){.wait.fn = tell};
+	e->n_tokens = 256;
+	cache_fill(w->cache, e, frame, FRAME, &t->wait);
+	return e;
+}
+
+static void put(struct world *w, uint32_t i)
+{
+	struct told t;
+	struct index_entry *e = fill(w, i, &t);
+
+	assert_int_equal(t.n, 1);
+	assert_int_equal(t.status, 0);
+	cache_release(w->cache, e);
+}
+
+static struct index_entry *find(struct world *w, uint32_t i)
+{
+	const struct index_key id = key_of(i);
+
+	return cache_find(w->cache, &id);
+}
+
+/* Until the store has nothing of ours any more. */
+static void settle(struct world *w)
+{
+	while (cache_n_busy(w->cache)) {
+		struct pollfd p = {.fd = store_fd(w->store), .events = POLLIN};
+
+		assert_int_equal(poll(&p, 1, 10000), 1);
+		cache_reap(w->cache);
+	}
+}
+
+static void open_world(struct world *w, int with_store)
+{
+	struct store_config config = {
+		.directory = w->folder, .limit_bytes = 64 << 20, .segment_bytes = 4 << 20};
+
+	*w = (struct world){.folder = "/tmp/test-cache-XXXXXX"};
+	assert_int_equal(pool_new(POOL, &w->pool), 0);
+	w->cache = cache_new(w->pool, NULL);
+	assert_non_null(w->cache);
+	if (!with_store)
+		return;
+	assert_non_null(mkdtemp(w->folder));
+	assert_int_equal(store_open(&config, cache_found, w->cache, &w->store), 0);
+	cache_attach(w->cache, w->store);
+}
+
+static void close_world(struct world *w)
+{
+	char command[128];
+
+	if (w->store) {
+		settle(w);
+		store_close(w->store);
+		snprintf(command, sizeof command, "rm -r %s", w->folder);
+		assert_int_equal(system(command), 0);
+		cache_attach(w->cache, NULL);
+	}
+	cache_free(w->cache);
+	pool_free(w->pool);
+}
+
+/* Without a store the pool is all there is: the least recently used goes. */
+static void the_oldest_goes(void **state)
+{
+	struct cache_stats stats;
+	struct world w;
+
+	(void)state;
+	open_world(&w, 0);
+	for (uint32_t i = 0; i < ROOM; i++)
+		put(&w, i);
+	assert_non_null(find(&w, 0)); /* so that 1 is the oldest now */
+	put(&w, ROOM);
+	assert_null(find(&w, 1));
+	for (uint32_t i = 0; i <= ROOM; i++)
+		if (i != 1)
+			assert_int_equal(((const uint8_t *)cache_frame(find(&w, i)))[FRAME - 1], i);
+	cache_get_stats(w.cache, &stats);
+	assert_int_equal(stats.n_entries, ROOM);
+	assert_int_equal(stats.n_dropped, 1);
+	close_world(&w);
+}
+
+/* What is held is not evicted: who needs its room waits, in order, until it is let go. */
+static void who_needs_room_waits(void **state)
+{
+	struct index_entry *held[ROOM], *late[2];
+	struct told t[2];
+	struct world w;
+
+	(void)state;
+	open_world(&w, 0);
+	for (uint32_t i = 0; i < ROOM; i++) {
+		put(&w, i);
+		held[i] = find(&w, i);
+		cache_hold(held[i]);
+	}
+	late[0] = fill(&w, 10, &t[0]);
+	late[1] = fill(&w, 11, &t[1]);
+	assert_int_equal(t[0].n + t[1].n, 0);
+	cache_release(w.cache, held[2]);
+	assert_int_equal(t[0].n, 1);
+	assert_int_equal(t[0].status, 0);
+	assert_int_equal(t[1].n, 0);
+	cache_release(w.cache, held[3]);
+	assert_int_equal(t[1].n, 1);
+	assert_null(find(&w, 2));
+	assert_null(find(&w, 3));
+	assert_non_null(find(&w, 0));
+	for (int i = 0; i < 2; i++) {
+		cache_release(w.cache, held[i]);
+		cache_release(w.cache, late[i]);
+	}
+	close_world(&w);
+}
+
+/* When all of the pool is pinned, nothing will come free by itself: refused, not left waiting. The same for
+ * what is larger than the pool. */
+static void what_can_never_be_is_refused(void **state)
+{
+	struct index_entry *e;
+	const struct index_key id = key_of(21);
+	struct told t;
+	struct world w;
+
+	(void)state;
+	open_world(&w, 0);
+	for (uint32_t i = 0; i < ROOM; i++) {
+		put(&w, i);
+		find(&w, i)->n_pins = 1;
+	}
+	e = fill(&w, 20, &t);
+	assert_int_equal(t.n, 1);
+	assert_int_equal(t.status, -ENOSPC);
+	cache_abandon(w.cache, e);
+	assert_null(find(&w, 20));
+
+	e = cache_reserve(w.cache, &id);
+	t = (struct told){.wait.fn = tell};
+	cache_fill(w.cache, e, malloc(POOL), POOL, &t.wait);
+	assert_int_equal(t.status, -ENOSPC);
+	cache_abandon(w.cache, e);
+	assert_non_null(find(&w, 0));
+	close_world(&w);
+}
+
+/* Removed while it is read: nobody finds it any more, the reader keeps what it has, its key can be put anew.
+ */
+static void removed_while_in_use(void **state)
+{
+	struct index_entry *e;
+	struct world w;
+
+	(void)state;
+	open_world(&w, 0);
+	put(&w, 5);
+	e = find(&w, 5);
+	cache_hold(e);
+	cache_remove(w.cache, e, NULL);
+	assert_null(find(&w, 5));
+	assert_int_equal(((const uint8_t *)cache_frame(e))[17], 5);
+	put(&w, 5);
+	assert_true(find(&w, 5) != e);
+	cache_release(w.cache, e);
+	assert_non_null(find(&w, 5));
+	close_world(&w);
+}
+
+/* With a store: eviction loses nothing, two who want the same record are served by one read. */
+static void back_from_disk(void **state)
+{
+	struct cache_stats stats;
+	struct told t[2] = {{.wait.fn = tell}, {.wait.fn = tell}};
+	struct index_entry *e;
+	struct world w;
+
+	(void)state;
+	open_world(&w, 1);
+	for (uint32_t i = 0; i < 3 * ROOM; i++) {
+		put(&w, i);
+		settle(&w);
+	}
+	e = find(&w, 0);
+	assert_non_null(e);
+	assert_null(e->record);
+	cache_hold(e);
+	cache_hold(e);
+	cache_fetch(w.cache, e, &t[0].wait);
+	cache_fetch(w.cache, e, &t[1].wait);
+	assert_int_equal(t[0].n + t[1].n, 0);
+	settle(&w);
+	assert_int_equal(t[0].n, 1);
+	assert_int_equal(t[1].n, 1);
+	assert_int_equal(t[0].status | t[1].status, 0);
+	for (size_t i = 0; i < FRAME; i += 997)
+		assert_int_equal(((const uint8_t *)cache_frame(e))[i], 0);
+	cache_get_stats(w.cache, &stats);
+	assert_int_equal(stats.n_fetched, 1);
+	assert_int_equal(stats.n_dropped, 0);
+	assert_int_equal(stats.n_entries, 3 * ROOM);
+	cache_release(w.cache, e);
+	cache_release(w.cache, e);
+	assert_true(cache_drop_pool(w.cache) > 0);
+	cache_get_stats(w.cache, &stats);
+	assert_int_equal(stats.n_in_pool, 0);
+	close_world(&w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_oldest_goes),
+		cmocka_unit_test(who_needs_room_waits),
+		cmocka_unit_test(what_can_never_be_is_refused),
+		cmocka_unit_test(removed_while_in_use),
+		cmocka_unit_test(back_from_disk),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
