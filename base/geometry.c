@@ -2,42 +2,35 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include <xxhash.h>
 
-__attribute__((format(printf, 3, 4))) static int fault(char *why, size_t why_len, const char *format, ...)
-{
-	va_list args;
-
-	if (why && why_len) {
-		va_start(args, format);
-		vsnprintf(why, why_len, format, args);
-		va_end(args);
-	}
-	return -EINVAL;
-}
+#include "base/fault.h"
 
 static int rope_check(const struct plane *p, uint32_t i, char *why, size_t why_len)
 {
 	if (p->rope_kind == ROPE_NONE)
 		return 0;
 	if (p->rope_kind > ROPE_INTERLEAVED)
-		return fault(why, why_len, "plane %u: unknown rotation kind %u", i, p->rope_kind);
+		return fault_say(
+			-EINVAL, why, why_len, "plane %u: unknown rotation kind %u", i, p->rope_kind);
 	if (p->rope_dim == 0 || p->rope_dim % 2 || p->rope_dim > GEOMETRY_ROPE_MAX)
-		return fault(why, why_len, "plane %u: rope_dim %u is not an even number from 2 to %d", i,
-			p->rope_dim, GEOMETRY_ROPE_MAX);
+		return fault_say(-EINVAL, why, why_len,
+			"plane %u: rope_dim %u is not an even number from 2 to %d", i, p->rope_dim,
+			GEOMETRY_ROPE_MAX);
 	if (p->rope_offset > p->dim || p->rope_dim > p->dim - p->rope_offset)
-		return fault(why, why_len, "plane %u: rotation of %u features from %u reaches past dim %u", i,
-			p->rope_dim, p->rope_offset, p->dim);
+		return fault_say(-EINVAL, why, why_len,
+			"plane %u: rotation of %u features from %u reaches past dim %u", i, p->rope_dim,
+			p->rope_offset, p->dim);
 	/* Rotation is undone by dividing the scale out. */
 	if (!isfinite(p->rope_scale) || p->rope_scale <= 0)
-		return fault(why, why_len, "plane %u: rope_scale is not a positive number", i);
+		return fault_say(-EINVAL, why, why_len, "plane %u: rope_scale is not a positive number", i);
 	for (uint32_t k = 0; k < p->rope_dim / 2; k++)
 		if (!isfinite(p->inv_freq[k]))
-			return fault(why, why_len, "plane %u: inverse frequency %u is not finite", i, k);
+			return fault_say(
+				-EINVAL, why, why_len, "plane %u: inverse frequency %u is not finite", i, k);
 	return 0;
 }
 
@@ -46,12 +39,13 @@ static int name_check(const char *name, char *why, size_t why_len)
 	size_t len = strnlen(name, GEOMETRY_NAME_MAX);
 
 	if (len == 0)
-		return fault(why, why_len, "model name is empty");
+		return fault_say(-EINVAL, why, why_len, "model name is empty");
 	if (len == GEOMETRY_NAME_MAX)
-		return fault(why, why_len, "model name has no end");
+		return fault_say(-EINVAL, why, why_len, "model name has no end");
 	for (size_t i = 0; i < len; i++)
 		if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
-			return fault(why, why_len, "model name holds a control character at byte %zu", i);
+			return fault_say(
+				-EINVAL, why, why_len, "model name holds a control character at byte %zu", i);
 	return 0;
 }
 
@@ -62,22 +56,25 @@ int geometry_check(const struct geometry *g, char *why, size_t why_len)
 	if (r < 0)
 		return r;
 	if (g->n_layers == 0 || g->n_layers > GEOMETRY_LAYERS_MAX)
-		return fault(why, why_len, "%u layers, not 1 to %d", g->n_layers, GEOMETRY_LAYERS_MAX);
+		return fault_say(
+			-EINVAL, why, why_len, "%u layers, not 1 to %d", g->n_layers, GEOMETRY_LAYERS_MAX);
 	if (g->n_planes == 0 || g->n_planes > GEOMETRY_PLANES_MAX)
-		return fault(why, why_len, "%u planes, not 1 to %d", g->n_planes, GEOMETRY_PLANES_MAX);
+		return fault_say(
+			-EINVAL, why, why_len, "%u planes, not 1 to %d", g->n_planes, GEOMETRY_PLANES_MAX);
 	if (g->tp_rank >= g->tp_size)
-		return fault(why, why_len, "tensor-parallel rank %u of %u", g->tp_rank, g->tp_size);
+		return fault_say(
+			-EINVAL, why, why_len, "tensor-parallel rank %u of %u", g->tp_rank, g->tp_size);
 	for (uint32_t i = 0; i < g->n_planes; i++) {
 		const struct plane *p = &g->planes[i];
 
 		if (p->n_heads == 0 || p->n_heads > GEOMETRY_HEADS_MAX)
-			return fault(why, why_len, "plane %u: %u heads, not 1 to %d", i, p->n_heads,
-				GEOMETRY_HEADS_MAX);
+			return fault_say(-EINVAL, why, why_len, "plane %u: %u heads, not 1 to %d", i,
+				p->n_heads, GEOMETRY_HEADS_MAX);
 		if (p->dim == 0 || p->dim > GEOMETRY_DIM_MAX)
-			return fault(
-				why, why_len, "plane %u: dim %u, not 1 to %d", i, p->dim, GEOMETRY_DIM_MAX);
+			return fault_say(-EINVAL, why, why_len, "plane %u: dim %u, not 1 to %d", i, p->dim,
+				GEOMETRY_DIM_MAX);
 		if (p->dtype < DTYPE_F16 || p->dtype > DTYPE_F32)
-			return fault(why, why_len, "plane %u: unknown dtype %u", i, p->dtype);
+			return fault_say(-EINVAL, why, why_len, "plane %u: unknown dtype %u", i, p->dtype);
 		r = rope_check(p, i, why, why_len);
 		if (r < 0)
 			return r;

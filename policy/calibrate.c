@@ -2,10 +2,11 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/fault.h"
 
 #include "policy/covariance.h"
 #include "policy/pca.h"
@@ -64,30 +65,20 @@ void calibrate_options_init(struct calibrate_options *o)
 	allocate_default_tables(&o->tables);
 }
 
-__attribute__((format(printf, 3, 4))) static int fault(char *why, size_t why_len, const char *format, ...)
-{
-	va_list args;
-
-	if (why && why_len) {
-		va_start(args, format);
-		vsnprintf(why, why_len, format, args);
-		va_end(args);
-	}
-	return -EINVAL;
-}
-
 static int check_options(const struct calibrate_options *o, char *why, size_t why_len)
 {
 	if (o->chunk_tokens == 0 || o->chunk_tokens > CHUNK_TOKENS_MAX)
-		return fault(
-			why, why_len, "chunks of %u tokens, not 1 to %d", o->chunk_tokens, CHUNK_TOKENS_MAX);
+		return fault_say(-EINVAL, why, why_len, "chunks of %u tokens, not 1 to %d", o->chunk_tokens,
+			CHUNK_TOKENS_MAX);
 	if (o->run == 0)
-		return fault(why, why_len, "runs of no component");
+		return fault_say(-EINVAL, why, why_len, "runs of no component");
 	if (o->n_rungs == 0 || o->n_rungs > TRANSFORM_RUNGS_MAX)
-		return fault(why, why_len, "%u rungs, not 1 to %d", o->n_rungs, TRANSFORM_RUNGS_MAX);
+		return fault_say(
+			-EINVAL, why, why_len, "%u rungs, not 1 to %d", o->n_rungs, TRANSFORM_RUNGS_MAX);
 	for (uint32_t i = 0; i < o->n_rungs; i++)
 		if (!isfinite(o->rungs[i]) || o->rungs[i] < 1 || (i && o->rungs[i] <= o->rungs[i - 1]))
-			return fault(why, why_len, "rung %u: ratio is not a number from 1 that rises", i);
+			return fault_say(
+				-EINVAL, why, why_len, "rung %u: ratio is not a number from 1 that rises", i);
 	return 0;
 }
 
@@ -118,8 +109,9 @@ int calibrate_new(const struct geometry *g, const struct calibrate_options *opti
 		uint32_t n = group_layers(g, plane, options->layers_per_group);
 
 		if (n * plane_width(&g->planes[plane]) > CALIBRATE_FEATURES_MAX)
-			return fault(why, why_len, "plane %u: groups of %u layers have %zu features, over %d",
-				plane, n, n * plane_width(&g->planes[plane]), CALIBRATE_FEATURES_MAX);
+			return fault_say(-EINVAL, why, why_len,
+				"plane %u: groups of %u layers have %zu features, over %d", plane, n,
+				n * plane_width(&g->planes[plane]), CALIBRATE_FEATURES_MAX);
 		n_parts += (g->n_layers + n - 1) / n;
 	}
 	c = calloc(1, sizeof *c + n_parts * sizeof c->parts[0]);

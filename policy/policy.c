@@ -1,8 +1,9 @@
 #include "policy/policy.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
+
+#include "base/fault.h"
 
 enum {
 	SINK_TOKENS_MAX = 1 << 20,
@@ -14,30 +15,19 @@ void policy_init(struct policy *p)
 	*p = (struct policy){.version = 1, .sink_tokens = 4, .window_tokens = 128, .ratio = 16};
 }
 
-__attribute__((format(printf, 3, 4))) static int fault(char *why, size_t why_len, const char *format, ...)
-{
-	va_list args;
-
-	if (why && why_len) {
-		va_start(args, format);
-		vsnprintf(why, why_len, format, args);
-		va_end(args);
-	}
-	return -EINVAL;
-}
-
 int policy_check(const struct policy *p, char *why, size_t why_len)
 {
 	if (p->sink_tokens > SINK_TOKENS_MAX)
-		return fault(why, why_len, "sink_tokens %u is not 0 to %d", p->sink_tokens, SINK_TOKENS_MAX);
+		return fault_say(-EINVAL, why, why_len, "sink_tokens %u is not 0 to %d", p->sink_tokens,
+			SINK_TOKENS_MAX);
 	if (p->window_tokens > WINDOW_TOKENS_MAX)
-		return fault(
-			why, why_len, "window_tokens %u is not 0 to %d", p->window_tokens, WINDOW_TOKENS_MAX);
+		return fault_say(-EINVAL, why, why_len, "window_tokens %u is not 0 to %d", p->window_tokens,
+			WINDOW_TOKENS_MAX);
 	/* Written so that NaN fails. */
 	if (!(p->ratio >= 1 && p->ratio <= 1000))
-		return fault(why, why_len, "ratio %g is not 1 to 1000", p->ratio);
+		return fault_say(-EINVAL, why, why_len, "ratio %g is not 1 to 1000", p->ratio);
 	if (!(p->max_error >= 0 && p->max_error <= 1))
-		return fault(why, why_len, "max_error %g is not 0 to 1", p->max_error);
+		return fault_say(-EINVAL, why, why_len, "max_error %g is not 0 to 1", p->max_error);
 	return 0;
 }
 

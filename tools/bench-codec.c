@@ -268,6 +268,18 @@ static int time_deflate(const uint8_t *frame, size_t len, double *deflate_ns, do
 
 enum { ENCODE, DECODE, ENCODE_GEMM, DECODE_GEMM, DEFLATE, INFLATE, COPY, N_TIMES };
 
+static void add_times(struct codec *codec, struct codec_times *sum)
+{
+	struct codec_times t;
+
+	codec_take_times(codec, &t);
+	sum->gather += t.gather;
+	sum->gemm += t.gemm;
+	sum->quantise += t.quantise;
+	sum->deflate += t.deflate;
+	sum->other += t.other;
+}
+
 static int measure(struct setting *s, uint32_t n_samples, struct figures *f)
 {
 	const uint8_t classes[TOKENS] = {0};
@@ -300,29 +312,13 @@ static int measure(struct setting *s, uint32_t n_samples, struct figures *f)
 		times[ENCODE][at] = (double)(bench_now_ns() - start);
 		if (r)
 			break;
-		if (i >= 2) {
-			struct codec_times t;
-
-			codec_take_times(codec, &t);
-			f->encode_times.gather += t.gather;
-			f->encode_times.gemm += t.gemm;
-			f->encode_times.quantise += t.quantise;
-			f->encode_times.deflate += t.deflate;
-			f->encode_times.other += t.other;
-		}
+		if (i >= 2)
+			add_times(codec, &f->encode_times);
 		start = bench_now_ns();
 		r = codec_decode(codec, frame, len, s->t, &chunk, 0, s->g.n_layers);
 		times[DECODE][at] = (double)(bench_now_ns() - start);
-		if (i >= 2) {
-			struct codec_times t;
-
-			codec_take_times(codec, &t);
-			f->decode_times.gather += t.gather;
-			f->decode_times.gemm += t.gemm;
-			f->decode_times.quantise += t.quantise;
-			f->decode_times.deflate += t.deflate;
-			f->decode_times.other += t.other;
-		}
+		if (i >= 2)
+			add_times(codec, &f->decode_times);
 		time_gemm(s, c, &times[ENCODE_GEMM][at], &times[DECODE_GEMM][at]);
 		if (!r)
 			r = time_deflate(frame, len, &times[DEFLATE][at], &times[INFLATE][at]);
