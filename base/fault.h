@@ -4,6 +4,12 @@
 
 #include <stddef.h>
 
+/* Where the sentence goes, for handing down through a parser. */
+struct fault {
+	char *why;
+	size_t why_len;
+};
+
 /* Writes the sentence into why (NULL or no room: nowhere) and returns status, a negative errno value. */
 __attribute__((format(printf, 4, 5))) int fault_say(
 	int status, char *why, size_t why_len, const char *format, ...);

@@ -1,12 +1,13 @@
 #include "base/safetensors.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <jansson.h>
+
+#include "base/fault.h"
 
 struct safetensors {
 	json_t *header; /* owns the names */
@@ -35,23 +36,6 @@ static const struct {
 };
 
 enum { N_TYPES = sizeof types / sizeof types[0] };
-
-struct fault {
-	char *why;
-	size_t why_len;
-};
-
-__attribute__((format(printf, 2, 3))) static int bad(struct fault f, const char *format, ...)
-{
-	va_list args;
-
-	if (f.why && f.why_len) {
-		va_start(args, format);
-		vsnprintf(f.why, f.why_len, format, args);
-		va_end(args);
-	}
-	return -EBADMSG;
-}
 
 static uint64_t read_u64(const uint8_t *bytes)
 {
@@ -105,23 +89,28 @@ static int parse_tensor(const char *name, const json_t *entry, const uint8_t *da
 
 	t->name = name;
 	if (!json_is_object(entry))
-		return bad(f, "tensor %.60s: not an object", name);
+		return fault_say(-EBADMSG, f.why, f.why_len, "tensor %.60s: not an object", name);
 	if (parse_type(json_object_get(entry, "dtype"), &t->type) < 0)
-		return bad(f, "tensor %.60s: missing or unknown dtype", name);
+		return fault_say(-EBADMSG, f.why, f.why_len, "tensor %.60s: missing or unknown dtype", name);
 	if (!json_is_array(shape) || json_array_size(shape) > SAFETENSORS_DIMS_MAX)
-		return bad(f, "tensor %.60s: shape is not a list of at most %d numbers", name,
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"tensor %.60s: shape is not a list of at most %d numbers", name,
 			SAFETENSORS_DIMS_MAX);
 	t->n_dims = (uint32_t)json_array_size(shape);
 	for (uint32_t i = 0; i < t->n_dims; i++)
 		if (natural(json_array_get(shape, i), &t->dims[i]) < 0)
-			return bad(f, "tensor %.60s: dimension %u is not a natural number", name, i);
+			return fault_say(-EBADMSG, f.why, f.why_len,
+				"tensor %.60s: dimension %u is not a natural number", name, i);
 	if (json_array_size(offsets) != 2 || natural(json_array_get(offsets, 0), &begin) < 0 ||
 		natural(json_array_get(offsets, 1), &end) < 0)
-		return bad(f, "tensor %.60s: data_offsets is not a pair of natural numbers", name);
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"tensor %.60s: data_offsets is not a pair of natural numbers", name);
 	if (begin > end || end > data_len)
-		return bad(f, "tensor %.60s: data_offsets reach outside the file", name);
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"tensor %.60s: data_offsets reach outside the file", name);
 	if (tensor_bytes(t, &bytes) < 0 || bytes != end - begin)
-		return bad(f, "tensor %.60s: shape and data_offsets disagree", name);
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "tensor %.60s: shape and data_offsets disagree", name);
 	t->data = data + begin;
 	t->len_bytes = bytes;
 	return 0;
@@ -152,11 +141,12 @@ static int check_cover(const struct safetensors *s, const uint8_t *data, uint64_
 	qsort(order, s->n, sizeof *order, by_place);
 	for (size_t i = 0; i < s->n && r == 0; i++) {
 		if ((const uint8_t *)order[i]->data != data + at)
-			r = bad(f, "tensor %.60s: gap or overlap before its data", order[i]->name);
+			r = fault_say(-EBADMSG, f.why, f.why_len,
+				"tensor %.60s: gap or overlap before its data", order[i]->name);
 		at += order[i]->len_bytes;
 	}
 	if (r == 0 && at != data_len)
-		r = bad(f, "bytes that belong to no tensor at the end");
+		r = fault_say(-EBADMSG, f.why, f.why_len, "bytes that belong to no tensor at the end");
 	free(order);
 	return r;
 }
@@ -169,11 +159,11 @@ static int check_metadata(const json_t *metadata, struct fault f)
 	if (!metadata)
 		return 0;
 	if (!json_is_object(metadata))
-		return bad(f, "__metadata__ is not an object");
+		return fault_say(-EBADMSG, f.why, f.why_len, "__metadata__ is not an object");
 	json_object_foreach((json_t *)metadata, key, value)
 	{
 		if (!json_is_string(value))
-			return bad(f, "metadata %.60s is not a string", key);
+			return fault_say(-EBADMSG, f.why, f.why_len, "metadata %.60s is not a string", key);
 	}
 	return 0;
 }
@@ -190,17 +180,19 @@ int safetensors_parse(const void *data, size_t len, struct safetensors **out, ch
 	int r;
 
 	if (len < LENGTH_BYTES)
-		return bad(f, "%zu bytes are too few for a safetensors file", len);
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "%zu bytes are too few for a safetensors file", len);
 	header_len = read_u64(bytes);
 	if (header_len > HEADER_BYTES_MAX || header_len > len - LENGTH_BYTES)
-		return bad(f, "header length reaches past the end");
+		return fault_say(-EBADMSG, f.why, f.why_len, "header length reaches past the end");
 	s = calloc(1, sizeof *s);
 	if (!s)
 		return -ENOMEM;
 	s->header = json_loadb(
 		(const char *)bytes + LENGTH_BYTES, (size_t)header_len, JSON_REJECT_DUPLICATES, &error);
 	if (!json_is_object(s->header)) {
-		r = bad(f, "header is not a JSON object: %s", s->header ? "another type" : error.text);
+		r = fault_say(-EBADMSG, f.why, f.why_len, "header is not a JSON object: %s",
+			s->header ? "another type" : error.text);
 		goto fail;
 	}
 	r = check_metadata(json_object_get(s->header, "__metadata__"), f);

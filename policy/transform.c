@@ -11,6 +11,7 @@
 #include <cblas.h>
 #include <xxhash.h>
 
+#include "base/fault.h"
 #include "base/half.h"
 #include "base/safetensors.h"
 
@@ -35,23 +36,6 @@ struct shared {
 	atomic_uint n_refs;
 	struct transform_part parts[];
 };
-
-struct fault {
-	char *why;
-	size_t why_len;
-};
-
-__attribute__((format(printf, 3, 4))) static int refuse(int code, struct fault f, const char *format, ...)
-{
-	va_list args;
-
-	if (f.why && f.why_len) {
-		va_start(args, format);
-		vsnprintf(f.why, f.why_len, format, args);
-		va_end(args);
-	}
-	return code;
-}
 
 static int parse_hex(const char *text, uint8_t out[16])
 {
@@ -164,21 +148,23 @@ static int check_part(const struct transform_part *part, uint32_t index, uint32_
 	int result;
 
 	if (!all_finite(part->mean, p) || !all_finite(part->basis, r * p) || !all_finite(part->variance, r))
-		return refuse(-EBADMSG, f, "part %u: a value is not finite", index);
+		return fault_say(-EBADMSG, f.why, f.why_len, "part %u: a value is not finite", index);
 	for (size_t i = 0; i < r; i++)
 		if (part->variance[i] < 0 || (i && part->variance[i] > part->variance[i - 1]))
-			return refuse(-EBADMSG, f, "part %u: variance is negative or rises", index);
+			return fault_say(
+				-EBADMSG, f.why, f.why_len, "part %u: variance is negative or rises", index);
 	for (uint32_t rung = 0; rung < n_rungs; rung++) {
 		const uint8_t *bits = part->bits + rung * r;
 
 		for (size_t i = 0; i < r; i++)
 			if (bits[i] > TRANSFORM_BITS_MAX || (i && bits[i] > bits[i - 1]))
-				return refuse(-EBADMSG, f, "part %u: bits of rung %u are over %d or rise",
-					index, rung, TRANSFORM_BITS_MAX);
+				return fault_say(-EBADMSG, f.why, f.why_len,
+					"part %u: bits of rung %u are over %d or rise", index, rung,
+					TRANSFORM_BITS_MAX);
 	}
 	result = check_orthonormal(part->basis, r, p);
 	if (result == -EBADMSG)
-		return refuse(-EBADMSG, f, "part %u: basis is not orthonormal", index);
+		return fault_say(-EBADMSG, f.why, f.why_len, "part %u: basis is not orthonormal", index);
 	return result;
 }
 
@@ -195,18 +181,21 @@ static int parse_part(const struct safetensors *file, uint32_t index, uint32_t n
 	if (part_number(file, index, "plane", GEOMETRY_PLANES_MAX - 1, &part->plane) < 0 ||
 		part_number(file, index, "first_layer", GEOMETRY_LAYERS_MAX - 1, &part->first_layer) < 0 ||
 		part_number(file, index, "n_layers", GEOMETRY_LAYERS_MAX, &part->n_layers) < 0)
-		return refuse(-EBADMSG, f, "part %u: plane or layers missing or out of range", index);
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"part %u: plane or layers missing or out of range", index);
 	if (!basis || basis->n_dims != 2 || basis->dims[1] == 0 || basis->dims[1] > FEATURES_MAX ||
 		basis->dims[0] == 0 || basis->dims[0] > basis->dims[1])
-		return refuse(-EBADMSG, f, "part %u: basis missing or of an impossible shape", index);
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"part %u: basis missing or of an impossible shape", index);
 	r = (size_t)basis->dims[0];
 	p = (size_t)basis->dims[1];
 	if (!has_shape(basis, SAFETENSORS_F16, r, p) || !has_shape(mean, SAFETENSORS_F32, 0, p) ||
 		!has_shape(variance, SAFETENSORS_F32, 0, r) || !has_shape(bits, SAFETENSORS_U8, n_rungs, r))
-		return refuse(-EBADMSG, f, "part %u: tensors missing or of different shapes", index);
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "part %u: tensors missing or of different shapes", index);
 	if (part->n_layers == 0 || p % part->n_layers)
-		return refuse(
-			-EBADMSG, f, "part %u: %zu features are not %u layers", index, p, part->n_layers);
+		return fault_say(-EBADMSG, f.why, f.why_len, "part %u: %zu features are not %u layers", index,
+			p, part->n_layers);
 	memory = part_memory(r, p, n_rungs);
 	if (!memory)
 		return -ENOMEM;
@@ -241,13 +230,15 @@ static int check_cover(const struct transform *t, struct fault f)
 			plane++;
 		}
 		if (part->plane != plane || part->first_layer != layer)
-			return refuse(-EBADMSG, f, "part %u: not the next layer or plane", i);
+			return fault_say(
+				-EBADMSG, f.why, f.why_len, "part %u: not the next layer or plane", i);
 		layer += part->n_layers;
 		if (layer > GEOMETRY_LAYERS_MAX)
-			return refuse(-EBADMSG, f, "part %u: more than %d layers", i, GEOMETRY_LAYERS_MAX);
+			return fault_say(-EBADMSG, f.why, f.why_len, "part %u: more than %d layers", i,
+				GEOMETRY_LAYERS_MAX);
 	}
 	if (plane > 0 && layer != n_layers)
-		return refuse(-EBADMSG, f, "planes have different numbers of layers");
+		return fault_say(-EBADMSG, f.why, f.why_len, "planes have different numbers of layers");
 	return 0;
 }
 
@@ -257,12 +248,14 @@ static int parse_rungs(const struct safetensors *file, struct transform *t, stru
 
 	if (!rungs || rungs->type != SAFETENSORS_F32 || rungs->n_dims != 1 || rungs->dims[0] == 0 ||
 		rungs->dims[0] > TRANSFORM_RUNGS_MAX)
-		return refuse(-EBADMSG, f, "rungs are missing, or not 1 to %d", TRANSFORM_RUNGS_MAX);
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "rungs are missing, or not 1 to %d", TRANSFORM_RUNGS_MAX);
 	t->n_rungs = (uint32_t)rungs->dims[0];
 	memcpy(t->rung_ratio, rungs->data, t->n_rungs * sizeof(float));
 	for (uint32_t i = 0; i < t->n_rungs; i++)
 		if (!isfinite(t->rung_ratio[i]) || t->rung_ratio[i] <= (i ? t->rung_ratio[i - 1] : 0))
-			return refuse(-EBADMSG, f, "rung %u: ratio is not a number that rises", i);
+			return fault_say(
+				-EBADMSG, f.why, f.why_len, "rung %u: ratio is not a number that rises", i);
 	return 0;
 }
 
@@ -282,14 +275,14 @@ static int parse_file(const struct safetensors *file, struct shared **out, struc
 	int r;
 
 	if (!format || strcmp(format, FORMAT) != 0)
-		return refuse(-EBADMSG, f, "format is not " FORMAT);
+		return fault_say(-EBADMSG, f.why, f.why_len, "format is not " FORMAT);
 	if (parse_hex(safetensors_metadata(file, "fingerprint"), fingerprint) < 0)
-		return refuse(-EBADMSG, f, "fingerprint is not 32 hexadecimal digits");
+		return fault_say(-EBADMSG, f.why, f.why_len, "fingerprint is not 32 hexadecimal digits");
 	if (parse_number(safetensors_metadata(file, "n_parts"), PARTS_MAX, &n_parts) < 0 || n_parts == 0)
-		return refuse(-EBADMSG, f, "n_parts is not 1 to %d", PARTS_MAX);
+		return fault_say(-EBADMSG, f.why, f.why_len, "n_parts is not 1 to %d", PARTS_MAX);
 	if (safetensors_count(file) != 1 + (size_t)n_parts * TENSORS_PER_PART)
-		return refuse(
-			-EBADMSG, f, "%zu tensors, not those of %u parts", safetensors_count(file), n_parts);
+		return fault_say(-EBADMSG, f.why, f.why_len, "%zu tensors, not those of %u parts",
+			safetensors_count(file), n_parts);
 	s = calloc(1, sizeof *s + n_parts * sizeof s->parts[0]);
 	if (!s)
 		return -ENOMEM;
@@ -464,21 +457,22 @@ int transform_fits(const struct transform *t, const struct geometry *g, char *wh
 
 	geometry_fingerprint(g, fingerprint);
 	if (memcmp(fingerprint, t->fingerprint, sizeof fingerprint) != 0)
-		return refuse(-EINVAL, f, "transform is for another model");
+		return fault_say(-EINVAL, f.why, f.why_len, "transform is for another model");
 	for (uint32_t i = 0; i < t->n_parts; i++) {
 		const struct transform_part *part = &t->parts[i];
 
 		n_layers += part->n_layers;
 		if (part->plane >= g->n_planes || part->first_layer >= g->n_layers ||
 			part->n_layers > g->n_layers - part->first_layer)
-			return refuse(-EINVAL, f, "part %u: plane or layers out of range", i);
+			return fault_say(
+				-EINVAL, f.why, f.why_len, "part %u: plane or layers out of range", i);
 		if (part->n_features != part->n_layers * plane_width(&g->planes[part->plane]))
-			return refuse(-EINVAL, f, "part %u: %u features, not those of its layers", i,
-				part->n_features);
+			return fault_say(-EINVAL, f.why, f.why_len,
+				"part %u: %u features, not those of its layers", i, part->n_features);
 	}
 	/* Parts follow each other without gaps (transform_parse), so counting tells whether all are there. */
 	if (n_layers != (uint64_t)g->n_layers * g->n_planes)
-		return refuse(-EINVAL, f, "transform lacks layers or planes");
+		return fault_say(-EINVAL, f.why, f.why_len, "transform lacks layers or planes");
 	return 0;
 }
 

@@ -87,11 +87,6 @@ static int read_classes(struct decoder *d)
 	return t == n && d->n_raw == d->info.n_raw ? 0 : -EBADMSG;
 }
 
-static const struct kv_pages *pages_of(const struct codec_chunk *chunk, uint32_t layer, uint32_t plane)
-{
-	return &chunk->pages[(size_t)layer * chunk->geometry->n_planes + plane];
-}
-
 static int read_raw(struct decoder *d, uint32_t plane)
 {
 	const struct geometry *g = d->chunk->geometry;
@@ -104,7 +99,7 @@ static int read_raw(struct decoder *d, uint32_t plane)
 		frame_section_check(d->data, s))
 		return -EBADMSG;
 	for (uint32_t layer = d->first_layer; layer < d->end_layer; layer++)
-		d->codec->kernels->scatter_raw(p, pages_of(d->chunk, layer, plane), &d->chunk->run, d->raw,
+		d->codec->kernels->scatter_raw(p, codec_pages(d->chunk, layer, plane), &d->chunk->run, d->raw,
 			d->n_raw, d->data + s->offset + layer * layer_bytes);
 	return 0;
 }
@@ -126,16 +121,6 @@ static const uint8_t *section_body(struct decoder *d, const struct frame_section
 	if (inflate(z, Z_FINISH) != Z_STREAM_END || z->total_out != s->full_bytes || z->avail_in)
 		return NULL;
 	return out;
-}
-
-/* Bytes of the packed codes of the part's components [first, n_active). */
-static size_t codes_bytes(const struct decoder *d, const struct codec_part *part, size_t first, size_t end)
-{
-	size_t sum = 0;
-
-	for (size_t i = first; i < end; i++)
-		sum += quant_row_bytes(d->n_coded, codec_part_bits(part, i));
-	return sum;
 }
 
 /* Components [*next, ...) out of one stream; advances *next over those it held. */
@@ -166,7 +151,7 @@ static int read_stream(struct decoder *d, const struct codec_part *part, const u
 /* The part's coefficients: c [n_active, n_coded]. */
 static int read_coefficients(struct decoder *d, const struct codec_part *part, size_t n_active, float *c)
 {
-	const size_t packed_max = codes_bytes(d, part, 0, n_active);
+	const size_t packed_max = codec_codes_bytes(part, 0, n_active, d->n_coded);
 	const struct frame_section *s;
 	const uint16_t *steps;
 	uint32_t at = 0;
@@ -235,7 +220,7 @@ static int read_part(struct decoder *d, const struct codec_part *part)
 		const uint32_t layer = part->first_layer + l;
 
 		if (layer >= d->first_layer && layer < d->end_layer)
-			k->scatter(plane, pages_of(d->chunk, layer, part->plane), &d->chunk->run, d->coded,
+			k->scatter(plane, codec_pages(d->chunk, layer, part->plane), &d->chunk->run, d->coded,
 				d->n_coded, rope.cos ? &rope : NULL,
 				part->mean ? part->mean + l * width : NULL, x + l * width, part->p);
 	}

@@ -31,11 +31,6 @@ struct encoder {
 	float *energy, *lost, *kept, *dots;
 };
 
-static const struct kv_pages *pages_of(const struct codec_chunk *chunk, uint32_t layer, uint32_t plane)
-{
-	return &chunk->pages[(size_t)layer * chunk->geometry->n_planes + plane];
-}
-
 static void split_tokens(struct encoder *e)
 {
 	e->n_coded = e->n_raw = 0;
@@ -112,7 +107,7 @@ static int put_raw(struct encoder *e, uint32_t plane)
 	if (!out)
 		return -ENOMEM;
 	for (uint32_t layer = 0; layer < g->n_layers; layer++)
-		e->codec->kernels->gather_raw(p, pages_of(e->chunk, layer, plane), &e->chunk->run, e->raw,
+		e->codec->kernels->gather_raw(p, codec_pages(e->chunk, layer, plane), &e->chunk->run, e->raw,
 			e->n_raw, out + layer * layer_bytes);
 	section.len_bytes = section.full_bytes = (uint32_t)len;
 	return frame_writer_commit(&e->writer, &section);
@@ -145,11 +140,10 @@ static int put_stream(struct encoder *e, const struct codec_part *part, const fl
 	const struct kernels *k = e->codec->kernels;
 	struct frame_section section = {
 		.kind = FRAME_CODES, .plane = (uint8_t)part->plane, .part = (uint16_t)part->index};
-	size_t len = 0, rows;
+	const size_t len = codec_codes_bytes(part, first, end, e->n_coded);
 	uint8_t *packed;
+	size_t rows;
 
-	for (size_t i = first; i < end; i++)
-		len += quant_row_bytes(e->n_coded, codec_part_bits(part, i));
 	packed = scratch_get(&e->codec->packed, len);
 	if (!packed || len > UINT32_MAX)
 		return -ENOMEM;
@@ -185,7 +179,7 @@ static int gather_part(struct encoder *e, const struct codec_part *part, float *
 	if (r)
 		return r;
 	for (uint32_t l = 0; l < part->n_layers; l++)
-		e->codec->kernels->gather(plane, pages_of(e->chunk, part->first_layer + l, part->plane),
+		e->codec->kernels->gather(plane, codec_pages(e->chunk, part->first_layer + l, part->plane),
 			&e->chunk->run, e->coded, e->n_coded, rope.cos ? &rope : NULL,
 			part->mean ? part->mean + l * width : NULL, x + l * width, part->p);
 	e->codec->kernels->token_energy(x, part->p, part->p, e->n_coded, e->energy);

@@ -57,6 +57,11 @@ size_t codec_run_of_bits(const struct codec_part *part, size_t first);
 /* Components with bits at all: they come first. */
 size_t codec_n_active(const struct codec_part *part);
 
+/* Bytes of the packed codes of components [first, end), n_tokens each. */
+size_t codec_codes_bytes(const struct codec_part *part, size_t first, size_t end, size_t n_tokens);
+/* One layer of one plane of the chunk. */
+const struct kv_pages *codec_pages(const struct codec_chunk *chunk, uint32_t layer, uint32_t plane);
+
 /* Fills cos and sin for the given tokens of the chunk, or returns a table with NULLs for a plane without
  * RoPE.
  */

@@ -149,6 +149,20 @@ size_t codec_n_active(const struct codec_part *part)
 	return n;
 }
 
+size_t codec_codes_bytes(const struct codec_part *part, size_t first, size_t end, size_t n_tokens)
+{
+	size_t sum = 0;
+
+	for (size_t i = first; i < end; i++)
+		sum += quant_row_bytes(n_tokens, codec_part_bits(part, i));
+	return sum;
+}
+
+const struct kv_pages *codec_pages(const struct codec_chunk *chunk, uint32_t layer, uint32_t plane)
+{
+	return &chunk->pages[(size_t)layer * chunk->geometry->n_planes + plane];
+}
+
 int codec_rope(struct codec *c, const struct plane *plane, uint64_t position, const uint16_t *tokens,
 	size_t n_tokens, struct rope_table *out)
 {

@@ -3,11 +3,11 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/safetensors.h"
 #include "tools/npy.h"
@@ -18,23 +18,6 @@ enum { TENSOR_NAME_BYTES = 24, NUMBER_BYTES = 24 };
 
 static const char *const rope_names[] = {
 	[ROPE_NONE] = "none", [ROPE_HALF] = "half", [ROPE_INTERLEAVED] = "interleaved"};
-
-struct fault {
-	char *why;
-	size_t why_len;
-};
-
-__attribute__((format(printf, 2, 3))) static int bad(struct fault f, const char *format, ...)
-{
-	va_list args;
-
-	if (f.why && f.why_len) {
-		va_start(args, format);
-		vsnprintf(f.why, f.why_len, format, args);
-		va_end(args);
-	}
-	return -EBADMSG;
-}
 
 struct capture *capture_free(struct capture *c)
 {
@@ -133,18 +116,21 @@ static int read_rope(const struct safetensors *s, struct plane *p, struct fault 
 	while (kind && p->rope_kind <= ROPE_INTERLEAVED && strcmp(kind, rope_names[p->rope_kind]) != 0)
 		p->rope_kind++;
 	if (!kind || p->rope_kind > ROPE_INTERLEAVED)
-		return bad(f, "metadata rope_kind is not none, half or interleaved");
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "metadata rope_kind is not none, half or interleaved");
 	if (p->rope_kind == ROPE_NONE)
 		return 0;
 	if (!inv_freq || inv_freq->type != SAFETENSORS_F32 || inv_freq->n_dims != 1 ||
 		inv_freq->dims[0] > GEOMETRY_ROPE_MAX / 2)
-		return bad(f, "inv_freq missing, or not a vector of at most %d f32", GEOMETRY_ROPE_MAX / 2);
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"inv_freq missing, or not a vector of at most %d f32", GEOMETRY_ROPE_MAX / 2);
 	p->rope_dim = 2 * (uint32_t)inv_freq->dims[0];
 	memcpy(p->inv_freq, inv_freq->data, (size_t)inv_freq->len_bytes);
 	p->rope_scale = 1;
 	if (parse_u32(safetensors_metadata(s, "rope_offset"), &p->rope_offset) < 0 ||
 		parse_f32(safetensors_metadata(s, "rope_scale"), &p->rope_scale) < 0)
-		return bad(f, "metadata rope_offset or rope_scale is not a number");
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "metadata rope_offset or rope_scale is not a number");
 	return 0;
 }
 
@@ -154,27 +140,28 @@ static int read_geometry(const struct safetensors *s, struct geometry *g, struct
 	char why[128];
 
 	if (!format || strcmp(format, FORMAT) != 0)
-		return bad(f, "metadata format is not " FORMAT);
+		return fault_say(-EBADMSG, f.why, f.why_len, "metadata format is not " FORMAT);
 	if (!model || strlen(model) >= GEOMETRY_NAME_MAX)
-		return bad(f, "metadata model is missing or too long");
+		return fault_say(-EBADMSG, f.why, f.why_len, "metadata model is missing or too long");
 	strcpy(g->name, model);
 	g->tp_size = 1;
 	if (parse_u32(safetensors_metadata(s, "tp_rank"), &g->tp_rank) < 0 ||
 		parse_u32(safetensors_metadata(s, "tp_size"), &g->tp_size) < 0)
-		return bad(f, "metadata tp_rank or tp_size is not a number");
+		return fault_say(-EBADMSG, f.why, f.why_len, "metadata tp_rank or tp_size is not a number");
 	while (g->n_layers <= GEOMETRY_LAYERS_MAX && layer_tensor(s, g->n_layers, 0))
 		g->n_layers++;
 	if (g->n_layers == 0)
-		return bad(f, "no tensor layers.0.k");
+		return fault_say(-EBADMSG, f.why, f.why_len, "no tensor layers.0.k");
 	g->n_planes = layer_tensor(s, 0, 1) ? 2 : 1;
 	for (uint32_t plane = 0; plane < g->n_planes; plane++)
 		if (plane_of(layer_tensor(s, 0, plane), &g->planes[plane]) < 0)
-			return bad(f, "layers.0.%c is not [tokens, heads, dim] of f16, bf16 or f32",
+			return fault_say(-EBADMSG, f.why, f.why_len,
+				"layers.0.%c is not [tokens, heads, dim] of f16, bf16 or f32",
 				plane ? 'v' : 'k');
 	if (read_rope(s, &g->planes[0], f) < 0)
 		return -EBADMSG;
 	if (geometry_check(g, why, sizeof why) < 0)
-		return bad(f, "%s", why);
+		return fault_say(-EBADMSG, f.why, f.why_len, "%s", why);
 	return 0;
 }
 
@@ -184,11 +171,12 @@ static int read_positions(const struct safetensors *s, struct capture *c, struct
 
 	if (!positions || positions->type != SAFETENSORS_I64 || positions->n_dims != 1 ||
 		positions->dims[0] != c->n_tokens)
-		return bad(f, "positions missing, or not i64 [%u]", c->n_tokens);
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "positions missing, or not i64 [%u]", c->n_tokens);
 	memcpy(c->positions, positions->data, (size_t)positions->len_bytes);
 	for (uint32_t t = 0; t < c->n_tokens; t++)
 		if (c->positions[t] > INT64_MAX)
-			return bad(f, "position of token %u is negative", t);
+			return fault_say(-EBADMSG, f.why, f.why_len, "position of token %u is negative", t);
 	return 0;
 }
 
@@ -213,8 +201,9 @@ static int read_safetensors(const struct safetensors *s, struct capture *c, stru
 			if (!t || plane_of(t, &found) < 0 || t->dims[0] != c->n_tokens ||
 				found.n_heads != want->n_heads || found.dim != want->dim ||
 				found.dtype != want->dtype)
-				return bad(f, "layers.%u.%c missing, or not of layer 0's shape and type",
-					layer, plane ? 'v' : 'k');
+				return fault_say(-EBADMSG, f.why, f.why_len,
+					"layers.%u.%c missing, or not of layer 0's shape and type", layer,
+					plane ? 'v' : 'k');
 			set_pages(c, layer, plane, t->data);
 		}
 	}
@@ -257,10 +246,11 @@ static int npy_geometry(const struct capture_options *o, const uint64_t dims[4],
 	char why[128];
 
 	if (!o->model || strlen(o->model) >= GEOMETRY_NAME_MAX)
-		return bad(f, "an array does not say which model it is of, and no name was given");
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"an array does not say which model it is of, and no name was given");
 	if (dims[0] > GEOMETRY_LAYERS_MAX || dims[1] == 0 || dims[1] > INT32_MAX ||
 		dims[2] > GEOMETRY_HEADS_MAX || dims[3] > GEOMETRY_DIM_MAX)
-		return bad(f, "shape out of range");
+		return fault_say(-EBADMSG, f.why, f.why_len, "shape out of range");
 	strcpy(g->name, o->model);
 	g->n_layers = (uint32_t)dims[0];
 	g->n_planes = 2;
@@ -277,7 +267,7 @@ static int npy_geometry(const struct capture_options *o, const uint64_t dims[4],
 			k->inv_freq[i] = (float)pow(o->theta, -(double)(2 * i) / k->rope_dim);
 	}
 	if (geometry_check(g, why, sizeof why) < 0)
-		return bad(f, "%s", why);
+		return fault_say(-EBADMSG, f.why, f.why_len, "%s", why);
 	return 0;
 }
 
@@ -289,11 +279,13 @@ static int read_npy(const struct npy *keys, const struct npy *values, const stru
 	int r;
 
 	if (keys->n_dims != 4 + shift || (shift && keys->dims[1] != 2))
-		return bad(f, "shape is not [layers, %stokens, heads, dim]", shift ? "2, " : "");
+		return fault_say(-EBADMSG, f.why, f.why_len, "shape is not [layers, %stokens, heads, dim]",
+			shift ? "2, " : "");
 	if (npy_dtype(keys, &dtype) < 0 || (values && (npy_dtype(values, &other) < 0 || other != dtype)))
-		return bad(f, "elements are not f2, f4 or V2 (bf16), or keys and values differ");
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"elements are not f2, f4 or V2 (bf16), or keys and values differ");
 	if (values && (values->n_dims != 4 || memcmp(values->dims, keys->dims, 4 * sizeof dims[0]) != 0))
-		return bad(f, "keys and values differ in shape");
+		return fault_say(-EBADMSG, f.why, f.why_len, "keys and values differ in shape");
 	dims[0] = keys->dims[0];
 	for (uint32_t i = 1; i < 4; i++)
 		dims[i] = keys->dims[i + shift];
@@ -332,7 +324,7 @@ static int open_npy(const char *path, const struct capture_options *o, struct ca
 	for (int i = 0; i < n_files; i++) {
 		r = file_read(i ? other : path, &c->files[i], &len);
 		if (r < 0 && i)
-			bad(f, "its other half, %s: %s", other, strerror(-r));
+			fault_say(-EBADMSG, f.why, f.why_len, "its other half, %s: %s", other, strerror(-r));
 		if (r == 0)
 			r = npy_parse(c->files[i], len, &arrays[i], f.why, f.why_len);
 		if (r < 0)
