@@ -300,7 +300,7 @@ static void on_control(const struct received *m)
 		refuse(s, -EACCES, "control is for root and the daemon's own user");
 		return;
 	}
-	text = control_answer(s->daemon, (const char *)m->data + head, m->len - head);
+	text = control_answer(s->daemon, s->uid, (const char *)m->data + head, m->len - head);
 	len = text ? strlen(text) : 0;
 	message = text && len + head <= WIRE_MESSAGE_MAX ? malloc(len + head) : NULL;
 	if (message) {

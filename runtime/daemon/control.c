@@ -91,10 +91,11 @@ static json_t *requests_object(const struct daemon *d)
 	return object;
 }
 
-static json_t *status(struct daemon *d, const json_t *request)
+static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 {
 	const struct daemon_counters *n = &d->counters;
 
+	(void)uid;
 	(void)request;
 	return json_pack(
 		"{s:b, s:s, s:o, s:s, s:s, s:i, s:i, s:{s:i, s:i, s:i, s:f, s:f}, s:o, s:o, s:o, s:o, s:o, "
@@ -112,41 +113,43 @@ static json_t *status(struct daemon *d, const json_t *request)
 		"encoded_frame_bytes", number(n->put_frame_bytes));
 }
 
-static json_t *drop_pool(struct daemon *d, const json_t *request)
+static json_t *drop_pool(struct daemon *d, uid_t uid, const json_t *request)
 {
+	(void)uid;
 	(void)request;
 	return json_pack("{s:b, s:o}", "ok", 1, "dropped", number(cache_drop_pool(d->cache)));
 }
 
 static const struct command {
 	const char *name;
-	json_t *(*run)(struct daemon *d, const json_t *request);
+	json_t *(*run)(struct daemon *d, uid_t uid, const json_t *request);
 } commands[] = {
 	{"status", status},
 	{"drop-pool", drop_pool},
+	{"events", control_events},
 };
 
-static json_t *failure(const char *text)
+json_t *control_failure(const char *why)
 {
-	return json_pack("{s:b, s:s}", "ok", 0, "error", text);
+	return json_pack("{s:b, s:s}", "ok", 0, "error", why);
 }
 
-static json_t *carry_out(struct daemon *d, const json_t *request)
+static json_t *carry_out(struct daemon *d, uid_t uid, const json_t *request)
 {
 	const char *name = json_string_value(json_object_get(request, "command"));
 
 	if (!name)
-		return failure("a command is a JSON object with a \"command\"");
+		return control_failure("a command is a JSON object with a \"command\"");
 	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
 		if (!strcmp(commands[i].name, name))
-			return commands[i].run(d, request);
-	return failure("no such command");
+			return commands[i].run(d, uid, request);
+	return control_failure("no such command");
 }
 
-char *control_answer(struct daemon *d, const char *text, size_t len)
+char *control_answer(struct daemon *d, uid_t uid, const char *text, size_t len)
 {
 	json_t *request = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
-	json_t *answer = carry_out(d, request);
+	json_t *answer = carry_out(d, uid, request);
 	char *out = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
 
 	json_decref(request);

@@ -2,12 +2,22 @@
 #ifndef RUNTIME_DAEMON_CONTROL_H
 #define RUNTIME_DAEMON_CONTROL_H
 
+#include <jansson.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 struct daemon;
 
-/* Carries out the command in text (not NUL-terminated). Returns the answer, malloc'd, the caller's: always an
- * object with "ok", and "error" when that is false. NULL: out of memory. */
-char *control_answer(struct daemon *d, const char *text, size_t len);
+/* Carries out the command in text (not NUL-terminated), for this user. Returns the answer, malloc'd, the
+ * caller's: always an object with "ok", and "error" when that is false. NULL: out of memory. */
+char *control_answer(struct daemon *d, uid_t uid, const char *text, size_t len);
+
+/* ---- for the files that carry commands out: each takes the whole request and returns the whole answer, or
+ * NULL when it is out of memory ---- */
+
+json_t *control_events(struct daemon *d, uid_t uid, const json_t *request);
+
+/* The answer that says why a command was not carried out. */
+json_t *control_failure(const char *why);
 
 #endif

@@ -187,8 +187,9 @@ static int set_up(struct daemon *d)
 	r = take_signals(d);
 	if (r)
 		return r;
+	d->events = events_new(EVENTS_KEPT);
 	d->registry = registry_new();
-	if (!d->registry)
+	if (!d->events || !d->registry)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < c->n_transforms && !r; i++)
 		r = registry_load_transform(d->registry, c->transforms[i]);
@@ -230,7 +231,8 @@ int daemon_init(struct daemon *d, const struct config *config)
 		daemon_fini(d);
 		return r;
 	}
-	log_info("serving on %s: backend host (%s), %u workers, pool %llu MiB, store %s", config->socket,
+	events_add(d->events, EVENT_DAEMON, EVENT_NOBODY, NULL,
+		"serving on %s: backend host (%s), %u workers, pool %llu MiB, store %s", config->socket,
 		d->kernels->name, d->n_workers, (unsigned long long)config->pool_bytes >> 20,
 		d->store ? config->store_dir : "none");
 	return 0;
@@ -412,6 +414,7 @@ void daemon_fini(struct daemon *d)
 	d->cache = cache_free(d->cache);
 	d->pool = pool_free(d->pool);
 	d->registry = registry_free(d->registry);
+	d->events = events_free(d->events);
 	if (d->signals >= 0) {
 		/* From here on a signal ends the process as it would any other. */
 		signal(SIGTERM, SIG_DFL);

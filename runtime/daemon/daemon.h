@@ -8,6 +8,7 @@
 
 #include "runtime/config.h"
 #include "runtime/daemon/cache.h"
+#include "runtime/daemon/events.h"
 #include "runtime/daemon/registry.h"
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
@@ -26,6 +27,7 @@ struct daemon {
 	const struct config *config;
 	const struct kernels *kernels;
 	struct policy policy;
+	struct events *events;
 	struct pool *pool;
 	struct store *store; /* NULL: none */
 	struct cache *cache;
