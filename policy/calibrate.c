@@ -30,15 +30,20 @@ enum {
  * spends its steps and headers on few tokens, and the ratio is promised for sequences. */
 static const double MARGIN = 1.01;
 
+/* Of a part's variance: the components that hold it are where learning again starts from. */
+static const double KNOWN_SHARE = 0.999;
+
 /* Products of f16-rounded rows; more than this and the errors that the codec reports would be wrong. */
 static const double DEVIATION_MAX = 0.01;
 
 struct part {
 	uint32_t plane, first_layer, n_layers;
 	size_t p;
-	uint64_t n_given;                       /* tokens, with those that were left out */
-	struct covariance *learning, *held_out; /* NULL before the first token and after learning */
+	uint64_t n_given; /* tokens, with those that were left out */
+	struct covariance *learning,
+		*held_out; /* NULL before the first token and, but for keep, after learning */
 	int has_held_out;
+	size_t n_known;     /* components that a next learning may start from; 0: none */
 	uint64_t n_learned; /* tokens; 0 before learning */
 	/* Once learned: */
 	float *mean;     /* [p] */
@@ -135,14 +140,19 @@ int calibrate_new(const struct geometry *g, const struct calibrate_options *opti
 	return 0;
 }
 
+static void forget_learned(struct part *part)
+{
+	free(part->mean);
+	free(part->basis);
+	free(part->variance);
+}
+
 struct calibrate *calibrate_free(struct calibrate *c)
 {
 	for (uint32_t i = 0; c && i < c->n_parts; i++) {
 		covariance_free(c->parts[i].learning);
 		covariance_free(c->parts[i].held_out);
-		free(c->parts[i].mean);
-		free(c->parts[i].basis);
-		free(c->parts[i].variance);
+		forget_learned(&c->parts[i]);
 	}
 	free(c);
 	return NULL;
@@ -191,38 +201,72 @@ uint64_t calibrate_count(const struct calibrate *c, uint32_t part)
 {
 	const struct part *p = &c->parts[part];
 
-	return p->n_learned + (p->learning ? covariance_count(p->learning) : 0) +
+	if (!p->learning && !p->held_out)
+		return p->n_learned;
+	return (p->learning ? covariance_count(p->learning) : 0) +
 	       (p->held_out ? covariance_count(p->held_out) : 0);
 }
 
-/* The mean of all tokens, and where the variances are to be measured: the tokens held out, or, when they are
- * too few, all of them. */
-static int pool(struct part *part, double *mean)
+void calibrate_fade(struct calibrate *c, uint32_t part, uint64_t n_tokens)
 {
-	double *other, share;
+	struct part *p = &c->parts[part];
+	const uint64_t n_held_out = n_tokens / HELD_OUT_EVERY;
 
-	if (!part->learning)
-		part->learning = covariance_new(part->p);
-	if (!part->learning)
-		return -ENOMEM;
-	if (part->held_out && (covariance_count(part->held_out) < HELD_OUT_TOKENS_MIN ||
-				      covariance_count(part->learning) < HELD_OUT_TOKENS_MIN)) {
-		covariance_merge(part->learning, part->held_out);
-		part->held_out = covariance_free(part->held_out);
+	if (p->learning)
+		covariance_fade(p->learning, n_tokens - n_held_out);
+	if (p->held_out)
+		covariance_fade(p->held_out, n_held_out);
+	p->n_known = 0;
+}
+
+/* Two covariances a part (covariance.h) with room for a batch, and basis; once, what learning one part takes:
+ * a third covariance, the matrix, the new basis and its copies. */
+uint64_t calibrate_bytes(const struct calibrate *c)
+{
+	uint64_t sum = 0, largest = 0;
+
+	for (uint32_t i = 0; i < c->n_parts; i++) {
+		const uint64_t p = c->parts[i].p;
+
+		sum += 2 * (12 * p * p + 4 * 256 * p) + 4 * p * p;
+		largest = p > largest ? p : largest;
 	}
-	covariance_mean(part->learning, mean);
-	if (!part->held_out)
+	return sum + (12 + 8 + 16) * largest * largest;
+}
+
+/* What a part learns from, and where its variances are measured. */
+struct source {
+	struct covariance *learning, *measured;
+	struct covariance *all; /* both are this one, when too few tokens were held out; NULL: they are not */
+};
+
+static int source_init(struct source *s, struct part *part)
+{
+	*s = (struct source){.learning = part->learning, .measured = part->held_out};
+	if (s->learning && s->measured && covariance_count(s->measured) >= HELD_OUT_TOKENS_MIN &&
+		covariance_count(s->learning) >= HELD_OUT_TOKENS_MIN)
 		return 0;
-	other = malloc(part->p * sizeof *other);
-	if (!other)
+	s->all = covariance_new(part->p);
+	if (!s->all)
 		return -ENOMEM;
-	covariance_mean(part->held_out, other);
-	share = (double)covariance_count(part->held_out) /
-		(double)(covariance_count(part->held_out) + covariance_count(part->learning));
-	for (size_t i = 0; i < part->p; i++)
-		mean[i] += share * (other[i] - mean[i]);
-	free(other);
+	if (part->learning)
+		covariance_merge(s->all, part->learning);
+	if (part->held_out)
+		covariance_merge(s->all, part->held_out);
+	s->learning = s->measured = s->all;
 	return 0;
+}
+
+/* The mean of all tokens. other: [p], room. */
+static void source_mean(const struct source *s, size_t p, double *mean, double *other)
+{
+	double share = (double)covariance_count(s->measured) /
+		       (double)(covariance_count(s->measured) + covariance_count(s->learning));
+
+	covariance_mean(s->learning, mean);
+	covariance_mean(s->measured, other);
+	for (size_t i = 0; i < p; i++)
+		mean[i] += share * (other[i] - mean[i]);
 }
 
 struct order {
@@ -264,21 +308,48 @@ static int sort_rows(struct part *part, const double *variance)
 	return 0;
 }
 
-static int decompose(struct part *part, double *matrix, double *mean, double *variance)
+/* Components that hold nearly all of the variance; 0: so many that starting from them would not pay. */
+static size_t components_known(const struct part *part)
 {
-	struct covariance *measured = part->held_out ? part->held_out : part->learning;
+	double sum = 0;
+	size_t k = 0;
+
+	while (k < part->p && sum < KNOWN_SHARE * part->total)
+		sum += (double)part->variance[k++];
+	return k <= part->p / 3 ? k : 0;
+}
+
+/* From the last one when there is one. Each such step adds its rounding; when it gets too much, the next
+ * starts from nothing. mean: [p], room. */
+static int find_basis(struct part *part, double *matrix, const struct source *source, double *mean)
+{
+	size_t p = part->p;
+	int r = -EDOM;
+
+	covariance_mean(source->learning, mean);
+	if (part->n_known) {
+		covariance_matrix(source->learning, mean, matrix);
+		r = pca_refine(matrix, p, part->n_known, part->basis);
+		if (r == 0 && pca_deviation(part->basis, p, p) > DEVIATION_MAX / 2)
+			r = -EDOM;
+	}
+	if (r != -EDOM)
+		return r;
+	covariance_matrix(source->learning, mean, matrix);
+	r = pca(matrix, p, part->basis);
+	return r == 0 && pca_deviation(part->basis, p, p) > DEVIATION_MAX ? -EDOM : r;
+}
+
+static int decompose(
+	struct part *part, const struct source *source, double *matrix, double *mean, double *variance)
+{
 	size_t p = part->p;
 	int r;
 
-	/* variance is room for the learning tokens' own mean, until it takes the variances. */
-	covariance_mean(part->learning, variance);
-	covariance_matrix(part->learning, variance, matrix);
-	r = pca(matrix, p, part->basis);
-	if (r == 0 && pca_deviation(part->basis, p, p) > DEVIATION_MAX)
-		r = -EDOM;
+	r = find_basis(part, matrix, source, variance);
 	if (r < 0)
 		return r;
-	covariance_matrix(measured, mean, matrix);
+	covariance_matrix(source->measured, mean, matrix);
 	r = pca_variance(matrix, part->basis, p, p, variance);
 	if (r < 0)
 		return r;
@@ -291,43 +362,60 @@ static int decompose(struct part *part, double *matrix, double *mean, double *va
 	return sort_rows(part, variance);
 }
 
-int calibrate_learn(struct calibrate *c, uint32_t part)
+/* Into a copy of part, so that what was learned before holds when this fails. */
+static int learn_anew(struct part *part)
 {
-	struct part *to = &c->parts[part];
-	size_t p = to->p;
+	size_t p = part->p;
 	double *matrix = malloc(p * p * sizeof *matrix);
-	double *mean = malloc(p * sizeof *mean), *variance = malloc(p * sizeof *variance);
-	uint64_t n_tokens = calibrate_count(c, part);
+	double *mean = malloc(2 * p * sizeof *mean);
+	struct part fresh = *part;
+	struct source source = {0};
 	int r = -ENOMEM;
 
-	if (to->n_learned || n_tokens < 2) {
-		r = -ENODATA;
+	fresh.mean = malloc(p * sizeof *fresh.mean);
+	fresh.basis = malloc(p * p * sizeof *fresh.basis);
+	fresh.variance = malloc(p * sizeof *fresh.variance);
+	if (!matrix || !mean || !fresh.mean || !fresh.basis || !fresh.variance)
 		goto out;
-	}
-	to->mean = malloc(p * sizeof *to->mean);
-	to->basis = malloc(p * p * sizeof *to->basis);
-	to->variance = malloc(p * sizeof *to->variance);
-	if (!matrix || !mean || !variance || !to->mean || !to->basis || !to->variance)
+	r = source_init(&source, part);
+	if (r < 0)
 		goto out;
-	r = pool(to, mean);
-	if (r == 0)
-		r = decompose(to, matrix, mean, variance);
-	if (r == 0) {
-		to->has_held_out = to->held_out != NULL;
-		to->n_learned = n_tokens;
-		to->learning = covariance_free(to->learning);
-		to->held_out = covariance_free(to->held_out);
-	} else {
-		free(to->mean);
-		free(to->basis);
-		free(to->variance);
-		to->mean = to->basis = to->variance = NULL;
-	}
+	if (part->n_known)
+		memcpy(fresh.basis, part->basis, p * p * sizeof *fresh.basis);
+	source_mean(&source, p, mean, mean + p);
+	r = decompose(&fresh, &source, matrix, mean, mean + p);
+	if (r < 0)
+		goto out;
+	fresh.has_held_out = !source.all;
+	fresh.n_known = components_known(&fresh);
+	forget_learned(part);
+	*part = fresh;
 out:
-	free(variance);
+	if (r < 0)
+		forget_learned(&fresh);
+	covariance_free(source.all);
 	free(mean);
 	free(matrix);
 	return r;
+}
+
+int calibrate_learn(struct calibrate *c, uint32_t part)
+{
+	struct part *to = &c->parts[part];
+	uint64_t n_tokens = calibrate_count(c, part);
+	int r;
+
+	if ((to->n_learned && !c->options.keep) || n_tokens < 2)
+		return -ENODATA;
+	r = learn_anew(to);
+	if (r < 0)
+		return r;
+	to->n_learned = n_tokens;
+	if (!c->options.keep) {
+		to->learning = covariance_free(to->learning);
+		to->held_out = covariance_free(to->held_out);
+	}
+	return 0;
 }
 
 void calibrate_set_tables(struct calibrate *c, const struct allocate_tables *tables)

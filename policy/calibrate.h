@@ -31,6 +31,9 @@ struct calibrate_options {
 	uint32_t n_rungs;
 	float rungs[TRANSFORM_RUNGS_MAX]; /* ratios of 16-bit source over frame, rising */
 	struct allocate_tables tables;
+	/* calibrate_learn lets the covariances stay: more may be added then, and learned again, from where
+	 * the last time ended (pca_refine). For a source that never ends. */
+	int keep;
 };
 
 /* Groups chosen by size, chunks of 256, runs of 8, rungs 4 6 8 12 16 20 32 40, the default tables. */
@@ -53,9 +56,16 @@ int calibrate_add(struct calibrate *c, uint32_t part, const float *x, size_t x_s
 /* Tokens taken, without those left out. */
 uint64_t calibrate_count(const struct calibrate *c, uint32_t part);
 
-/* Turns what was added into mean, basis and variances and lets the covariance go. No more may be added.
- * -ENODATA: fewer than 2 tokens, or learned before; -EDOM: the decomposition failed; -ENOMEM. */
+/* Turns what was added into mean, basis and variances and lets the covariance go. No more may be added,
+ * unless options.keep. -ENODATA: fewer than 2 tokens, or learned before; -EDOM: the decomposition failed;
+ * -ENOMEM; then what was learned before holds, with options.keep. */
 int calibrate_learn(struct calibrate *c, uint32_t part);
+
+/* With options.keep. What was added to a part so far counts as n_tokens from here on, if it was more; the
+ * next calibrate_learn starts from nothing. */
+void calibrate_fade(struct calibrate *c, uint32_t part, uint64_t n_tokens);
+/* Bytes that a calibration with options.keep comes to hold, and while it learns. */
+uint64_t calibrate_bytes(const struct calibrate *c);
 
 struct calibrate_report {
 	uint64_t n_tokens;                           /* of the part that has least */

@@ -161,6 +161,21 @@ void covariance_merge(struct covariance *c, struct covariance *other)
 	c->n += other->n;
 }
 
+void covariance_fade(struct covariance *c, uint64_t n_tokens)
+{
+	double scale;
+
+	flush(c);
+	if (c->n <= n_tokens)
+		return;
+	scale = (double)n_tokens / (double)c->n;
+	for (size_t i = 0; i < c->p; i++)
+		c->sum[i] *= scale;
+	for (size_t i = 0; i < c->p * c->p; i++)
+		c->total[i] *= scale;
+	c->n = n_tokens;
+}
+
 uint64_t covariance_count(const struct covariance *c)
 {
 	return c->n + c->n_batch;

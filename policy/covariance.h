@@ -21,7 +21,11 @@ void covariance_add(struct covariance *c, const float *x, size_t x_stride, size_
 /* Adds to c all that other has seen; other keeps what it has. The same number of features. */
 void covariance_merge(struct covariance *c, struct covariance *other);
 
-/* Tokens taken. */
+/* Lets c weigh as if it had seen n_tokens only; nothing happens when it has seen fewer. For a source that
+ * changes: what is added from here on then counts for more. */
+void covariance_fade(struct covariance *c, uint64_t n_tokens);
+
+/* Tokens taken, or what covariance_fade has left of them. */
 uint64_t covariance_count(const struct covariance *c);
 /* Tokens left out. */
 uint64_t covariance_rejected(const struct covariance *c);

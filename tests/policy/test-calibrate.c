@@ -301,6 +301,68 @@ static void test_too_little(void **state)
 	calibrate_free(c);
 }
 
+/* With keep: learning again after more tokens is as good as learning once from all of them, and what was
+ * faded gives way to what is new. Few enough components hold nearly everything to start from them again. */
+static void test_keep(void **state)
+{
+	float *x = malloc(CHUNK * P * sizeof *x);
+	struct calibrate *c, *once, *all[2];
+	struct geometry g = small_model();
+	struct calibrate_options o;
+	struct transform *t, *whole;
+	uint64_t random = 1;
+
+	(void)state;
+	assert_non_null(x);
+	options_init(&o);
+	assert_int_equal(calibrate_new(&g, &o, &once, NULL, 0), 0);
+	o.keep = 1;
+	assert_int_equal(calibrate_new(&g, &o, &c, NULL, 0), 0);
+	assert_int_equal(calibrate_learn(c, 0), -ENODATA);
+	all[0] = once;
+	all[1] = c;
+	for (uint64_t chunk = 1; chunk <= 32; chunk++) {
+		for (uint32_t plane = 0; plane < 2; plane++) {
+			make_tokens(&random, 1, CHUNK, x);
+			for (size_t i = 0; i < CHUNK * P; i++)
+				x[i] *= i % P < 16 ? 1 : 0.03f;
+			for (int i = 0; i < 2; i++)
+				assert_int_equal(calibrate_add(all[i], plane, x, P, CHUNK), 0);
+		}
+		/* The first time too few tokens are held out. */
+		for (uint32_t plane = 0; plane < 2; plane++)
+			if (chunk == 4 || chunk == 16 || chunk == 32)
+				assert_int_equal(calibrate_learn(c, plane), 0);
+		assert_int_equal(calibrate_count(c, 1), chunk * CHUNK);
+	}
+	for (uint32_t plane = 0; plane < 2; plane++)
+		assert_int_equal(calibrate_learn(once, plane), 0);
+	t = finish(c, NULL);
+	whole = finish(once, NULL);
+	for (int plane = 0; plane < 2; plane++)
+		for (size_t k = 0; k < 16; k++)
+			assert_true(
+				fabs((double)(t->parts[plane].variance[k] / whole->parts[plane].variance[k]) -
+					1) < 0.01);
+	transform_unref(t);
+	transform_unref(whole);
+	/* Another source, all zero: the mean moves half of the way. */
+	calibrate_fade(c, 0, 2 * CHUNK);
+	assert_int_equal(calibrate_count(c, 0), 2 * CHUNK);
+	memset(x, 0, CHUNK * P * sizeof *x);
+	for (int chunk = 0; chunk < 2; chunk++)
+		assert_int_equal(calibrate_add(c, 0, x, P, CHUNK), 0);
+	assert_int_equal(calibrate_learn(c, 0), 0);
+	t = finish(c, NULL);
+	for (size_t i = 0; i < 16; i++)
+		assert_true(fabsf(t->parts[0].mean[i] - 1.5f) < 0.15f);
+	transform_unref(t);
+	assert_true(calibrate_bytes(c) > (uint64_t)2 * 2 * 12 * P * P);
+	calibrate_free(c);
+	calibrate_free(once);
+	free(x);
+}
+
 #define FAULTS(X)                                                                                            \
 	X(g.n_layers = 0, "layers")                                                                          \
 	X(o.chunk_tokens = 0, "chunks")                                                                      \
@@ -339,6 +401,7 @@ int main(void)
 		cmocka_unit_test(test_groups),
 		cmocka_unit_test(test_held_out_variances_are_honest),
 		cmocka_unit_test(test_too_little),
+		cmocka_unit_test(test_keep),
 		cmocka_unit_test(test_faults),
 	};
 

@@ -145,6 +145,38 @@ static void test_unusable_tokens_are_left_out(void **state)
 	free(x);
 }
 
+/* After fading, old and new tokens weigh as they are meant to. */
+static void test_fade(void **state)
+{
+	struct covariance *c = covariance_new(1);
+	float x[1000];
+	double mean, variance;
+
+	(void)state;
+	assert_non_null(c);
+	for (int i = 0; i < 1000; i++)
+		x[i] = 4;
+	covariance_add(c, x, 1, 1000);
+	covariance_fade(c, 2000);
+	assert_int_equal(covariance_count(c), 1000);
+	covariance_fade(c, 100);
+	assert_int_equal(covariance_count(c), 100);
+	for (int i = 0; i < 300; i++)
+		x[i] = 8;
+	covariance_add(c, x, 1, 300);
+	covariance_mean(c, &mean);
+	covariance_matrix(c, &mean, &variance);
+	assert_true(fabs(mean - 7) < 1e-6);
+	assert_true(fabs(variance - 3) < 1e-5);
+	covariance_fade(c, 0);
+	covariance_mean(c, &mean);
+	assert_int_equal(covariance_count(c), 0);
+	covariance_add(c, x, 1, 2);
+	covariance_mean(c, &mean);
+	assert_true(fabs(mean - 8) < 1e-6);
+	covariance_free(c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -152,6 +184,7 @@ int main(void)
 		cmocka_unit_test(test_merge),
 		cmocka_unit_test(test_centre),
 		cmocka_unit_test(test_unusable_tokens_are_left_out),
+		cmocka_unit_test(test_fade),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -145,13 +145,91 @@ static void test_edges(void **state)
 	assert_true(fabs(variance[1] - 1.25) < 1e-6);
 }
 
-int main(void)
+/* What the first r rows hold of the matrix's trace. */
+static double held(const double *matrix, const float *basis, size_t r, size_t p)
 {
+	double *variance = malloc(r * sizeof *variance), sum = 0;
+
+	assert_non_null(variance);
+	assert_int_equal(pca_variance(matrix, basis, r, p, variance), 0);
+	for (size_t i = 0; i < r; i++)
+		sum += variance[i];
+	free(variance);
+	return sum;
+}
+
+/* A matrix that has turned a little, and one that has got a component that was not there before: refining the
+ * old basis holds what the exact components hold. */
+static void test_refine(void **state)
+{
+	enum { SIZE = 96, KEPT = 12 };
+	const size_t p = SIZE, r = KEPT, bytes = p * p * sizeof(double);
+	double *old = malloc(bytes), *matrix = malloc(bytes), *copy = malloc(bytes), *u = malloc(bytes);
+	float *exact = malloc(p * p * sizeof *exact), *basis = malloc(p * p * sizeof *basis);
+	double variance[SIZE];
+
+	(void)state;
+	assert_true(old && matrix && copy && u && exact && basis);
+	for (size_t k = 0; k < p; k++)
+		variance[k] = pow(0.7, (double)k) + 1e-4;
+	example(p, variance, u, old);
+	for (int is_new = 0; is_new < 2; is_new++) {
+		memcpy(copy, old, bytes);
+		assert_int_equal(pca(copy, p, basis), 0);
+		memcpy(matrix, old, bytes);
+		for (size_t i = 0; i < p; i++)
+			for (size_t j = 0; j < p; j++)
+				matrix[i * p + j] += is_new ? 0.5 * u[70 * p + i] * u[70 * p + j]
+							    : 0.02 * cos((double)i) * cos((double)j);
+		memcpy(copy, matrix, bytes);
+		assert_int_equal(pca(copy, p, exact), 0);
+		memcpy(copy, matrix, bytes);
+		if (is_new)
+			assert_true(held(matrix, basis, r, p) < 0.9 * held(matrix, exact, r, p));
+		assert_int_equal(pca_refine(copy, p, r, basis), 0);
+		assert_true(held(matrix, basis, r, p) > 0.999 * held(matrix, exact, r, p));
+		assert_true(pca_deviation(basis, p, p) < 2e-3);
+	}
+	free(basis);
+	free(exact);
+	free(u);
+	free(copy);
+	free(matrix);
+	free(old);
+}
+
+/* Where the size of LAPACK's work space no longer fits an f32. */
+static void test_widest(void **state)
+{
+	const size_t p = 2900;
+	double *matrix = calloc(p * p, sizeof *matrix), variance[1];
+	float *basis = malloc(p * p * sizeof *basis);
+
+	(void)state;
+	assert_true(matrix && basis);
+	for (size_t i = 0; i < p; i++)
+		matrix[i * p + i] = i == 1234 ? 2 : 1;
+	assert_int_equal(pca(matrix, p, basis), 0);
+	assert_true(basis[1234] > 0.99f);
+	memset(matrix, 0, p * p * sizeof *matrix);
+	matrix[1234 * p + 1234] = 2;
+	assert_int_equal(pca_variance(matrix, basis, 1, p, variance), 0);
+	assert_true(fabs(variance[0] - 2) < 1e-2);
+	free(basis);
+	free(matrix);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest wide[] = {cmocka_unit_test(test_widest)};
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_known_components),
 		cmocka_unit_test(test_large),
 		cmocka_unit_test(test_edges),
+		cmocka_unit_test(test_refine),
 	};
 
+	if (argc > 1 && !strcmp(argv[1], "wide"))
+		return cmocka_run_group_tests(wide, NULL, NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
