@@ -69,7 +69,7 @@ int cistern_connect(const struct cistern_options *options, struct cistern **out)
 void cistern_close(struct cistern *c);
 
 /* A sentence about the last call that failed on c; with NULL, about this thread's last failed
- * cistern_connect or cistern_control. Valid until the next call. Never NULL. */
+ * cistern_connect, cistern_control or cistern_statistics. Valid until the next call. Never NULL. */
 const char *cistern_error(const struct cistern *c);
 
 /* Tokens in a chunk, the unit of keys; set by the daemon. Constant for the connection. */
@@ -254,6 +254,13 @@ int cistern_fd(const struct cistern *c);
  * most timeout_ms for each of connecting, sending and the answer; -1: for ever). Errors as cistern_connect.
  */
 int cistern_control(const char *socket_path, const char *request, char **answer, int timeout_ms);
+
+/* Gets the daemon's statistics page: *page is a memfd to map for reading (docs/statistics.md says what is in
+ * it), *alive a socket that becomes readable when the daemon ends and carries nothing else. Both are the
+ * caller's to close, in any order; the page stays readable without the other, and after the daemon's end.
+ * Watching costs the daemon nothing. Blocks as cistern_control. Errors as cistern_connect; -EACCES:
+ * statistics are for root and the daemon's own user. */
+int cistern_statistics(const char *socket_path, int *page, int *alive, int timeout_ms);
 
 #ifdef __cplusplus
 }

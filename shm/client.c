@@ -234,11 +234,66 @@ uint32_t cistern_chunk_tokens(const struct cistern *c)
 	return c->chunk_tokens;
 }
 
+/* What is wrong with an answer that came: 0, or its status, said in connect_error. */
+static int check_answer(const void *message, size_t len, enum wire_type wanted)
+{
+	struct wire_error error;
+	const char *why = "";
+	int r = message_check(message, len, &why);
+
+	if (r < 0) {
+		snprintf(connect_error, sizeof(connect_error), "the daemon's answer is %s", why);
+	} else if (message_type(message) == WIRE_ERROR) {
+		memcpy(&error, message, sizeof(error));
+		message_terminate(error.text, sizeof(error.text));
+		r = error.status < 0 ? error.status : -EPROTO;
+		snprintf(connect_error, sizeof(connect_error), "the daemon refused: %s", error.text);
+	} else if (message_type(message) != wanted) {
+		r = -EPROTO;
+		snprintf(connect_error, sizeof(connect_error), "the daemon's answer is of another kind");
+	}
+	return r;
+}
+
+int cistern_statistics(const char *socket_path, int *page, int *alive, int timeout_ms)
+{
+	union {
+		struct wire_header header;
+		struct wire_error error;
+	} message;
+	struct message_fds fds = {0};
+	size_t len;
+	int fd = -1;
+	int r = client_dial(socket_path, timeout_ms, &fd, connect_error, sizeof(connect_error));
+
+	if (r < 0)
+		return r;
+	message_header(&message, WIRE_STATISTICS, sizeof(message.header));
+	r = message_send(fd, &message, sizeof(message.header), NULL, 0, timeout_ms);
+	if (r == 0)
+		r = message_receive(fd, &message, sizeof(message), &len, &fds, timeout_ms);
+	if (r < 0)
+		snprintf(connect_error, sizeof(connect_error), "no answer from the daemon: %s", strerror(-r));
+	else
+		r = check_answer(&message, len, WIRE_STATISTICS);
+	if (r == 0 && fds.n != 1) {
+		r = -EPROTO;
+		snprintf(connect_error, sizeof(connect_error), "the daemon's answer came without a page");
+	}
+	if (r == 0) {
+		*page = message_fds_take(&fds, 0);
+		*alive = fd;
+	} else {
+		close(fd);
+	}
+	message_fds_close(&fds);
+	return r;
+}
+
 int cistern_control(const char *socket_path, const char *request, char **answer, int timeout_ms)
 {
 	size_t text_len = strlen(request), len = sizeof(struct wire_header) + text_len;
 	char *message = NULL, *text;
-	const char *why = "";
 	int fd = -1, r;
 
 	if (len > WIRE_MESSAGE_MAX) {
@@ -265,21 +320,8 @@ int cistern_control(const char *socket_path, const char *request, char **answer,
 		snprintf(connect_error, sizeof(connect_error), "no answer from the daemon: %s", strerror(-r));
 		goto out;
 	}
-	r = message_check(message, len, &why);
-	if (r < 0) {
-		snprintf(connect_error, sizeof(connect_error), "the daemon's answer is %s", why);
-	} else if (message_type(message) == WIRE_ERROR) {
-		struct wire_error error;
-
-		memcpy(&error, message, sizeof(error));
-		message_terminate(error.text, sizeof(error.text));
-		r = error.status < 0 ? error.status : -EPROTO;
-		snprintf(connect_error, sizeof(connect_error), "the daemon refused: %s", error.text);
-	} else if (message_type(message) != WIRE_CONTROL) {
-		r = -EPROTO;
-		snprintf(connect_error, sizeof(connect_error),
-			"the daemon's answer is not to a control request");
-	} else {
+	r = check_answer(message, len, WIRE_CONTROL);
+	if (r == 0) {
 		text_len = len - sizeof(struct wire_header);
 		text = strndup(message + sizeof(struct wire_header), text_len);
 		r = text ? 0 : -ENOMEM;

@@ -39,6 +39,7 @@ enum wire_type {
 	WIRE_UNREGISTER_MEMORY = 6, /* answered by WIRE_REGISTERED when nothing uses the mapping any more */
 	WIRE_REGISTERED = 7,
 	WIRE_CONTROL = 8, /* header, then JSON text without a NUL; answered by WIRE_CONTROL or WIRE_ERROR */
+	WIRE_STATISTICS = 9, /* header alone; answered by the same with one descriptor, or WIRE_ERROR */
 };
 
 struct wire_header {

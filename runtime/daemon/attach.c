@@ -289,6 +289,11 @@ static void on_unregister_memory(const struct received *m)
 	registered(s, w.memory_id);
 }
 
+static bool may_control(const struct session *s)
+{
+	return s->uid == 0 || s->uid == geteuid();
+}
+
 static void on_control(const struct received *m)
 {
 	struct session *s = m->session;
@@ -296,7 +301,7 @@ static void on_control(const struct received *m)
 	char *text, *message;
 	size_t len;
 
-	if (s->uid != 0 && s->uid != geteuid()) {
+	if (!may_control(s)) {
 		refuse(s, -EACCES, "control is for root and the daemon's own user");
 		return;
 	}
@@ -314,6 +319,21 @@ static void on_control(const struct received *m)
 	free(text);
 }
 
+static void on_statistics(const struct received *m)
+{
+	struct session *s = m->session;
+	struct wire_header answer;
+	const int page = board_fd(s->daemon->board);
+
+	if (!may_control(s)) {
+		refuse(s, -EACCES, "statistics are for root and the daemon's own user");
+		return;
+	}
+	message_header(&answer, WIRE_STATISTICS, sizeof answer);
+	send_answer(s, &answer, sizeof answer, &page, 1);
+	s->watching = true;
+}
+
 static void handle(const struct received *m)
 {
 	struct session *s = m->session;
@@ -323,6 +343,8 @@ static void handle(const struct received *m)
 		on_hello(m);
 	else if (type == WIRE_CONTROL)
 		on_control(m);
+	else if (type == WIRE_STATISTICS)
+		on_statistics(m);
 	else if (!s->attached)
 		refuse(s, -EPROTO, "say hello first");
 	else if (type == WIRE_REGISTER_MODEL)

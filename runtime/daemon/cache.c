@@ -11,6 +11,7 @@ struct cache {
 	struct index *index;
 	struct pool *pool;
 	struct store *store;
+	struct board *board;             /* NULL: nobody counts */
 	struct need *needs, **needs_end; /* in order of arrival: who waits for room in the pool */
 	size_t n_busy;                   /* store operations in flight */
 	size_t n_dead;                   /* entries that wait for their last user */
@@ -33,6 +34,7 @@ struct cache_op {
 	struct store_op op; /* first: store_reap returns this */
 	struct index_entry *entry;
 	struct cache_wait *wait; /* REMOVE, SYNC */
+	uint64_t submitted_ns;
 };
 
 static size_t record_bytes(size_t frame_bytes)
@@ -60,13 +62,22 @@ struct cache *cache_new(struct pool *pool, struct store *store)
 	return c;
 }
 
+/* On both sides of any change of where an entry lies: takes it out of the board's sums, enters it again. */
+static void count(struct cache *c, const struct index_entry *e, int sign)
+{
+	if (c->board && !e->dead)
+		board_entry(c->board, e, sign);
+}
+
 static void release_record(struct cache *c, struct index_entry *e)
 {
 	if (!e->record)
 		return;
+	count(c, e, -1);
 	index_untrack(c->index, e);
 	pool_release(c->pool, e->record, record_bytes(e->frame_bytes));
 	e->record = NULL;
+	count(c, e, 1);
 }
 
 static void free_record(void *arg, struct index_entry *e)
@@ -91,6 +102,11 @@ void cache_attach(struct cache *c, struct store *store)
 	c->store = store;
 }
 
+void cache_count_on(struct cache *c, struct board *board)
+{
+	c->board = board;
+}
+
 void cache_found(void *arg, const struct store_record *record)
 {
 	struct cache *c = arg;
@@ -103,6 +119,7 @@ void cache_found(void *arg, const struct store_record *record)
 		e = index_add(c->index, &id);
 	if (!e)
 		return; /* out of memory: the record is as good as not there */
+	count(c, e, -1);
 	memcpy(e->parent, record->parent, 32);
 	memcpy(e->name_space, record->name_space, 16);
 	memcpy(e->fingerprint, record->fingerprint, 16);
@@ -111,6 +128,7 @@ void cache_found(void *arg, const struct store_record *record)
 	e->n_tokens = record->n_tokens;
 	e->position = record->position;
 	e->location = record->location;
+	count(c, e, 1);
 }
 
 struct index_entry *cache_peek(struct cache *c, const struct index_key *id)
@@ -168,6 +186,7 @@ static void bury(struct cache *c, struct index_entry *e)
 static void kill_entry(struct cache *c, struct index_entry *e)
 {
 	if (!e->dead) {
+		count(c, e, -1);
 		index_detach(c->index, e);
 		e->dead = true;
 		c->n_dead++;
@@ -269,6 +288,7 @@ static struct cache_op *op_new(struct index_entry *e, enum store_op_kind kind, s
 static void submit(struct cache *c, struct cache_op *op)
 {
 	c->n_busy++;
+	op->submitted_ns = board_now_ns();
 	store_submit(c->store, &op->op);
 }
 
@@ -299,6 +319,7 @@ static void fill_now(struct cache *c, struct index_entry *e, void *record, uint8
 	e->record = record;
 	e->frame_bytes = (uint32_t)frame_bytes;
 	c->stats.n_filled++;
+	count(c, e, 1);
 	if (e->dead)
 		return;
 	index_touch(c->index, e);
@@ -473,7 +494,9 @@ static void written(struct cache *c, struct cache_op *op)
 			log_warning("store: a write failed (%s); chunks stay in the pool only",
 				strerror(-op->op.status));
 	} else {
+		count(c, e, -1);
 		e->location = op->op.record.location;
+		count(c, e, 1);
 	}
 	bury(c, e);
 }
@@ -495,7 +518,9 @@ static void read_back(struct cache *c, struct cache_op *op)
 		return;
 	}
 	e->reading = false;
+	count(c, e, -1);
 	e->record = op->op.data;
+	count(c, e, 1);
 	c->stats.n_fetched++;
 	if (!e->dead)
 		index_touch(c->index, e);
@@ -514,6 +539,8 @@ void cache_reap(struct cache *c)
 
 		list = list->next;
 		c->n_busy--;
+		if (c->board)
+			board_store_op(c->board, op->op.kind, board_now_ns() - op->submitted_ns);
 		switch (op->op.kind) {
 		case STORE_WRITE: written(c, op); break;
 		case STORE_READ: read_back(c, op); break;
@@ -570,6 +597,11 @@ static void count_entry(void *arg, struct index_entry *e)
 	s->n_on_disk += e->location.len_pages != 0;
 	s->frame_bytes += e->frame_bytes;
 	s->raw_bytes += e->raw_bytes;
+}
+
+const struct cache_stats *cache_counters(const struct cache *c)
+{
+	return &c->stats;
 }
 
 void cache_get_stats(struct cache *c, struct cache_stats *out)

@@ -18,6 +18,7 @@
 
 #include "runtime/index.h"
 #include "runtime/pool.h"
+#include "runtime/stats/board.h"
 #include "runtime/store.h"
 
 struct cache;
@@ -46,6 +47,9 @@ struct cache *cache_free(struct cache *c);
  * gives it the store. */
 void cache_found(void *arg, const struct store_record *record);
 void cache_attach(struct cache *c, struct store *store);
+
+/* From here on chunks, bytes and store latencies are counted on the board, which is borrowed. */
+void cache_count_on(struct cache *c, struct board *board);
 
 /* A chunk that is there in full, counted as a hit or a miss, and as used. NULL: not cached. */
 struct index_entry *cache_find(struct cache *c, const struct index_key *id);
@@ -93,5 +97,7 @@ uint64_t cache_n_write_errors(const struct cache *c);
 /* Store operations in flight. */
 size_t cache_n_busy(const struct cache *c);
 void cache_get_stats(struct cache *c, struct cache_stats *out);
+/* The counters alone, which takes no time; what is a sum over entries is 0. */
+const struct cache_stats *cache_counters(const struct cache *c);
 
 #endif

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "runtime/daemon/gauges.h"
 
 enum {
 	EVENTS_MAX = 64,
@@ -188,6 +189,11 @@ static int set_up(struct daemon *d)
 	if (r)
 		return r;
 	d->events = events_new(EVENTS_KEPT);
+	r = board_new(&d->board);
+	if (r) {
+		log_error("statistics page: %s", strerror(-r));
+		return r;
+	}
 	d->registry = registry_new();
 	if (!d->events || !d->registry)
 		return -ENOMEM;
@@ -203,6 +209,7 @@ static int set_up(struct daemon *d)
 	d->cache = cache_new(d->pool, NULL);
 	if (!d->cache)
 		return -ENOMEM;
+	cache_count_on(d->cache, d->board);
 	r = open_store(d);
 	if (r)
 		return r;
@@ -212,6 +219,8 @@ static int set_up(struct daemon *d)
 		r = daemon_watch(d, workers_fd(d->workers), SOURCE_WORKERS, NULL);
 	if (!r)
 		r = listen_on(d, c->socket);
+	if (!r)
+		gauges_init(d);
 	return r;
 }
 
@@ -314,7 +323,7 @@ static uint32_t sweep(struct daemon *d)
 
 	for (struct session *s = d->sessions, *next; s; s = next) {
 		next = s->next;
-		if (!s->attached && !s->closed) {
+		if (!s->attached && !s->watching && !s->closed) {
 			n_silent++;
 			if (now - s->since_ms > HELLO_MS)
 				session_close(s, "it never said hello");
@@ -354,6 +363,7 @@ int daemon_run(struct daemon *d)
 		int n, timeout_ms = n_silent ? 1000 : -1;
 		bool slept = false;
 
+		d->board->changed |= n_consumed > 0;
 		publish_all(d);
 		if (n_consumed && d->config->spin_us)
 			busy_until_us = now_us() + d->config->spin_us;
@@ -365,12 +375,14 @@ int daemon_run(struct daemon *d)
 			if (!may_sleep(d))
 				timeout_ms = 0;
 		}
+		timeout_ms = gauges_publish(d, timeout_ms);
 		/* Spinning looks at the descriptors as well, but the rings come first. */
 		n = epoll_wait(d->epoll, events, EVENTS_MAX, timeout_ms);
 		if (n < 0 && errno != EINTR)
 			return -errno;
 		for (struct session *s = d->sessions; slept && s; s = s->next)
 			session_wake(s);
+		d->board->changed |= n > 0;
 		for (int i = 0; i < n; i++)
 			handle_event(d, &events[i]);
 		publish_all(d);
@@ -412,6 +424,7 @@ void daemon_fini(struct daemon *d)
 	if (d->cache)
 		cache_attach(d->cache, NULL);
 	d->cache = cache_free(d->cache);
+	d->board = board_free(d->board);
 	d->pool = pool_free(d->pool);
 	d->registry = registry_free(d->registry);
 	d->events = events_free(d->events);

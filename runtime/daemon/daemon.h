@@ -12,6 +12,7 @@
 #include "runtime/daemon/registry.h"
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
+#include "runtime/stats/board.h"
 
 enum { DAEMON_OPS = 9 };
 
@@ -33,6 +34,7 @@ struct daemon {
 	struct cache *cache;
 	struct registry *registry;
 	struct workers *workers;
+	struct board *board;
 	uint32_t n_workers;
 	int epoll, listener, signals;
 	struct session *sessions;

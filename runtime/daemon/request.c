@@ -32,6 +32,8 @@ struct step {
 	size_t frame_bytes;
 	struct frame_info info;
 	const struct transform *transform; /* GET: which the frame names; PUT: the model's, as it was then */
+	uint64_t run_ns;                   /* the worker's time */
+	uint32_t n_class[BOARD_CLASSES];   /* PUT */
 };
 
 struct request {
@@ -54,6 +56,7 @@ struct request {
 	bool starting;
 	uint64_t write_errors;  /* SYNC: as of its start */
 	struct cache_wait wait; /* SYNC */
+	uint64_t started_ns;
 };
 
 static void go_on(struct request *q);
@@ -66,6 +69,11 @@ static void complete_now(struct session *s, const struct wire_sqe *sqe, int stat
 	session_request_ended(s);
 }
 
+static struct stats_cache *stats_of(const struct request *q)
+{
+	return board_cache(q->daemon->board, q->session->name_space, q->model->fingerprint);
+}
+
 static void request_end(struct request *q)
 {
 	struct session *s = q->session;
@@ -75,6 +83,9 @@ static void request_end(struct request *q)
 		.n_layers = q->sqe.op == WIRE_GET && !q->status ? q->model->geometry.n_layers : 0,
 		.bytes = q->bytes};
 
+	if (q->model)
+		board_request(stats_of(q), q->sqe.op, q->status, q->n_chunks, q->sqe.n_chunks,
+			board_now_ns() - q->started_ns);
 	mapping_unref(q->mapping);
 	free(q->keys);
 	free(q->blocks);
@@ -165,6 +176,7 @@ static void put_run(struct job *job, struct codec *codec)
 		.max_error = policy->max_error,
 		.policy_version = policy->version};
 
+	step->run_ns = board_now_ns();
 	if (!codec) {
 		step->status = -ENOMEM;
 		return;
@@ -173,7 +185,10 @@ static void put_run(struct job *job, struct codec *codec)
 	memcpy(options.key, q->keys[step->chunk], 32);
 	memcpy(options.parent, step->chunk ? q->keys[step->chunk - 1] : q->parent, 32);
 	policy_classify(policy, chunk.position, chunk.n_tokens, q->sqe.position + q->sqe.n_tokens, classes);
+	for (uint32_t i = 0; i < chunk.n_tokens; i++)
+		step->n_class[classes[i] % BOARD_CLASSES]++;
 	step->status = codec_encode(codec, &chunk, &options, &step->frame, &step->frame_bytes, &step->info);
+	step->run_ns = board_now_ns() - step->run_ns;
 }
 
 static void put_filled(struct cache_wait *wait, int status)
@@ -189,6 +204,7 @@ static void put_filled(struct cache_wait *wait, int status)
 		n->put_frame_bytes += step->frame_bytes;
 		n->put_raw_bytes += step->info.raw_bytes;
 		q->bytes += step->frame_bytes;
+		board_encoded(stats_of(q), &step->info, step->n_class, step->run_ns);
 		cache_release(q->daemon->cache, step->entry);
 	}
 	step_end(step, status);
@@ -248,9 +264,11 @@ static void get_run(struct job *job, struct codec *codec)
 	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
 	const uint32_t first = q->phase ? q->phase_end[q->phase - 1] : 0;
 
+	step->run_ns = board_now_ns();
 	step->status = codec ? codec_decode(codec, cache_frame(step->entry), step->entry->frame_bytes,
 				       step->transform, &chunk, first, q->phase_end[q->phase] - first)
 			     : -ENOMEM;
+	step->run_ns = board_now_ns() - step->run_ns;
 }
 
 static void get_done(struct job *job)
@@ -258,14 +276,19 @@ static void get_done(struct job *job)
 	struct step *step = (struct step *)job;
 	struct request *q = step->request;
 	struct cache *cache = q->daemon->cache;
+	struct stats_cache *s = stats_of(q);
 	int status = step->status;
 
+	s->damaged += status == -EBADMSG || status == -ESTALE;
 	if (status == -EBADMSG || status == -ESTALE) {
 		log_warning("a frame could not be decoded (%s); its chunk is dropped", strerror(-status));
 		status = -EBADMSG;
 		if (!step->entry->dead)
 			cache_remove(cache, step->entry, NULL);
-	} else if (!status && !q->phase) {
+	} else if (!status) {
+		board_decoded(s, step->entry->raw_bytes, step->entry->frame_bytes, !q->phase, step->run_ns);
+	}
+	if (!status && !q->phase) {
 		q->daemon->counters.n_get_chunks++;
 		q->bytes += step->entry->frame_bytes;
 	}
@@ -550,6 +573,7 @@ void request_start(struct session *s, const struct wire_sqe *sqe)
 		complete_now(s, sqe, -ENOMEM, 0);
 		return;
 	}
+	q->started_ns = board_now_ns();
 	q->session = s;
 	q->daemon = d;
 	q->sqe = *sqe;

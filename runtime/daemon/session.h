@@ -32,6 +32,7 @@ struct session {
 	uid_t uid;
 	uint64_t since_ms;
 	bool attached; /* after WIRE_HELLO */
+	bool watching; /* after WIRE_STATISTICS: it stays, silent, to see the daemon end */
 	bool closed;
 	bool dirty; /* in the daemon's list of sessions with completions to publish */
 	struct session *next_dirty;

@@ -1,0 +1,152 @@
+#include "runtime/daemon/gauges.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <xxhash.h>
+
+#include "runtime/daemon/daemon.h"
+
+/* Texts are compared as they are by readers: no rest of an earlier one behind the NUL. */
+static void set_text(char *to, size_t size, const char *text)
+{
+	memset(to, 0, size);
+	snprintf(to, size, "%s", text);
+}
+
+void gauges_init(struct daemon *d)
+{
+	struct stats_daemon *s = &d->board->daemon;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	set_text(s->version, sizeof s->version, CISTERN_VERSION);
+	snprintf(s->backend, sizeof s->backend, "host (%s)", d->kernels->name);
+	s->started_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	s->chunk_tokens = d->config->chunk_tokens;
+	s->workers = d->n_workers;
+	d->board->changed = true;
+}
+
+static void take_pool(const struct daemon *d, struct stats_daemon *s)
+{
+	struct pool_stats pool;
+
+	pool_get_stats(d->pool, &pool);
+	s->pool_limit_bytes = pool.limit_bytes;
+	s->pool_used_bytes = pool.used_bytes;
+	s->pool_largest_free_bytes = pool.largest_free_bytes;
+}
+
+static void take_store(const struct daemon *d, struct stats_daemon *s)
+{
+	struct store_stats store;
+
+	if (!d->store)
+		return;
+	store_get_stats(d->store, &store);
+	s->store_limit_bytes = store.limit_bytes;
+	s->store_used_bytes = store.used_bytes;
+	s->store_live_bytes = store.live_bytes;
+	s->store_segments = store.n_segments;
+	s->store_records = store.n_records;
+	s->store_written_bytes = store.written_bytes;
+	s->store_read_bytes = store.read_bytes;
+	s->store_writes = store.n_writes;
+	s->store_reads = store.n_reads;
+	s->store_dropped = store.n_dropped;
+}
+
+static void take_cache(const struct daemon *d, struct stats_daemon *s)
+{
+	const struct cache_stats *cache = cache_counters(d->cache);
+
+	s->evicted = cache->n_evicted;
+	s->lost = cache->n_dropped;
+	s->removed = cache->n_removed;
+	s->fetched = cache->n_fetched;
+	s->store_write_errors = cache->n_write_errors;
+	s->store_read_errors = cache->n_read_errors;
+	s->store_in_flight = cache_n_busy(d->cache);
+}
+
+static void take_sessions(const struct daemon *d, struct stats_daemon *s)
+{
+	s->sessions = 0;
+	for (const struct session *session = d->sessions; session; session = session->next)
+		s->sessions += session->attached && !session->closed;
+	s->connections = d->counters.n_connections;
+	s->bad_requests = d->counters.n_bad_requests;
+}
+
+/* Chunks found on disk belong to namespaces and models that may have no name yet, or no more. */
+static void find_name_space(const struct daemon *d, struct board_cache *c)
+{
+	for (uint32_t i = 0; i < d->config->n_namespaces; i++) {
+		const char *name = d->config->namespaces[i].name;
+		XXH128_canonical_t id;
+
+		XXH128_canonicalFromHash(&id, XXH3_128bits(name, strlen(name)));
+		if (!memcmp(id.digest, c->name_space, 16))
+			set_text(c->stats.name_space, sizeof c->stats.name_space, name);
+	}
+}
+
+static void take_model(const struct daemon *d, struct board_cache *c)
+{
+	for (size_t i = 0; i < registry_n_models(d->registry); i++) {
+		const struct model *m = registry_model_at(d->registry, i);
+
+		if (memcmp(m->fingerprint, c->fingerprint, 16) != 0)
+			continue;
+		if (!c->stats.model[0]) {
+			set_text(c->stats.model, sizeof c->stats.model, m->geometry.name);
+			c->stats.token_bytes = geometry_token_bytes(&m->geometry);
+		}
+		c->stats.transform = m->transform != NULL;
+		return;
+	}
+}
+
+static void refresh(struct daemon *d)
+{
+	struct board *b = d->board;
+	struct stats_daemon *s = &b->daemon;
+
+	take_pool(d, s);
+	take_store(d, s);
+	take_cache(d, s);
+	take_sessions(d, s);
+	s->jobs = workers_n_busy(d->workers);
+	s->transforms = registry_n_transforms(d->registry);
+	s->transform_bytes = registry_transform_bytes(d->registry);
+	for (uint32_t i = 0; i < b->n_caches; i++) {
+		struct board_cache *c = &b->caches[i];
+
+		if (!c->changed)
+			continue;
+		if (!c->stats.name_space[0])
+			find_name_space(d, c);
+		take_model(d, c);
+		c->stats.error_bound = d->policy.max_error;
+	}
+}
+
+int gauges_publish(struct daemon *d, int timeout_ms)
+{
+	struct board *b = d->board;
+	uint64_t now_ms, due_ms;
+
+	if (!b->changed)
+		return timeout_ms;
+	now_ms = daemon_now_ms();
+	due_ms = b->published_ms + BOARD_PERIOD_MS;
+	if (now_ms >= due_ms) {
+		refresh(d);
+		board_publish(b, now_ms);
+		return timeout_ms;
+	}
+	if (timeout_ms < 0 || (uint64_t)timeout_ms > due_ms - now_ms)
+		return (int)(due_ms - now_ms);
+	return timeout_ms;
+}
