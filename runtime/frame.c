@@ -268,3 +268,47 @@ int frame_section_check(const void *data, const struct frame_section *section)
 
 	return XXH3_64bits(body, section->len_bytes) == section->checksum ? 0 : -EBADMSG;
 }
+
+int frame_classes(const void *data, size_t len, uint8_t *classes)
+{
+	const uint8_t *p = data, *body;
+	struct frame_section s;
+	struct frame_info info;
+	uint32_t t = 0;
+	int r = frame_parse(data, len, &info, NULL, 0);
+
+	if (r)
+		return r;
+	if (!info.n_sections)
+		return -EBADMSG;
+	section_get(p + FRAME_HEADER_BYTES, &s);
+	if (s.kind != FRAME_CLASSES || s.encoding != FRAME_STORED || s.len_bytes % 3 ||
+		frame_section_check(data, &s))
+		return -EBADMSG;
+	body = p + s.offset;
+	for (uint32_t at = 0; at < s.len_bytes; at += 3) {
+		uint16_t run;
+
+		memcpy(&run, body + at + 1, 2);
+		if (!run || run > info.n_tokens - t)
+			return -EBADMSG;
+		memset(classes + t, body[at], run);
+		t += run;
+	}
+	return t == info.n_tokens ? 0 : -EBADMSG;
+}
+
+int frame_restate_error(void *data, size_t len, const struct frame_error error[2])
+{
+	uint8_t *p = data;
+	struct frame_info info;
+	uint64_t checksum;
+	int r = frame_parse(data, len, &info, NULL, 0);
+
+	if (r)
+		return r;
+	memcpy(p + AT_ERROR, error, 2 * sizeof *error);
+	checksum = head_checksum(p, info.n_sections);
+	PUT(p, AT_CHECKSUM, checksum);
+	return 0;
+}

@@ -95,4 +95,11 @@ int frame_parse(const void *data, size_t len, struct frame_info *info, struct fr
 /* Checks one section's body against its checksum. 0 or -EBADMSG. */
 int frame_section_check(const void *data, const struct frame_section *section);
 
+/* The frame's class map: classes gets as many as it has tokens, FRAME_TOKENS_MAX at most. -EBADMSG, -ENOTSUP.
+ */
+int frame_classes(const void *data, size_t len, uint8_t *classes);
+/* Has the frame say another error: of one that was made from what another frame had already lost something
+ * of. -EBADMSG, -ENOTSUP. */
+int frame_restate_error(void *data, size_t len, const struct frame_error error[2]);
+
 #endif

@@ -28,12 +28,14 @@ struct index_entry {
 	uint8_t parent[32];
 	uint8_t name_space[16];
 	uint8_t fingerprint[16];
-	void *record;         /* in the pool: STORE_HEADER_BYTES, then the frame; NULL: not there */
-	uint32_t frame_bytes; /* 0: being encoded now */
+	uint8_t transform[16]; /* that the frame is made with; zero: the plain codec */
+	void *record;          /* in the pool: STORE_HEADER_BYTES, then the frame; NULL: not there */
+	uint32_t frame_bytes;  /* 0: being encoded now */
 	uint32_t n_tokens;
 	uint64_t raw_bytes;
 	uint64_t position;
 	struct store_location location; /* len_pages 0: not on disk */
+	struct store_location replaced; /* what is on disk until a better frame of the chunk is, or 0 */
 	uint64_t serial; /* never given twice: tells a new entry from an old one of the same key */
 	uint32_t n_pins;
 	uint32_t n_users; /* operations that read or write the record now: not to be moved or freed */

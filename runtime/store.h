@@ -39,6 +39,7 @@ struct store_record {
 	uint8_t fingerprint[16];
 	uint8_t key[32];
 	uint8_t parent[32];
+	uint8_t transform[16]; /* that the frame needs; the store does not look into frames */
 	uint64_t frame_bytes;
 	uint64_t raw_bytes;
 	uint32_t n_tokens;

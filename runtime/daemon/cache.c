@@ -123,6 +123,7 @@ void cache_found(void *arg, const struct store_record *record)
 	memcpy(e->parent, record->parent, 32);
 	memcpy(e->name_space, record->name_space, 16);
 	memcpy(e->fingerprint, record->fingerprint, 16);
+	memcpy(e->transform, record->transform, 16);
 	e->frame_bytes = (uint32_t)record->frame_bytes;
 	e->raw_bytes = record->raw_bytes;
 	e->n_tokens = record->n_tokens;
@@ -179,6 +180,8 @@ static void bury(struct cache *c, struct index_entry *e)
 	}
 	if (e->location.len_pages && c->store)
 		store_forget(c->store, &e->location);
+	if (e->replaced.len_pages && c->store)
+		store_forget(c->store, &e->replaced);
 	c->n_dead--;
 	free(e);
 }
@@ -281,6 +284,7 @@ static struct cache_op *op_new(struct index_entry *e, enum store_op_kind kind, s
 		memcpy(op->op.record.fingerprint, e->fingerprint, 16);
 		memcpy(op->op.record.key, e->id.key, 32);
 		memcpy(op->op.record.parent, e->parent, 32);
+		memcpy(op->op.record.transform, e->transform, 16);
 	}
 	return op;
 }
@@ -308,7 +312,8 @@ static void start_write(struct cache *c, struct index_entry *e)
 	submit(c, op);
 }
 
-static void fill_now(struct cache *c, struct index_entry *e, void *record, uint8_t *frame, size_t frame_bytes)
+/* Makes the frame the entry's record. */
+static void set_record(struct index_entry *e, void *record, uint8_t *frame, size_t frame_bytes)
 {
 	const size_t len = record_bytes(frame_bytes);
 
@@ -318,12 +323,41 @@ static void fill_now(struct cache *c, struct index_entry *e, void *record, uint8
 	free(frame);
 	e->record = record;
 	e->frame_bytes = (uint32_t)frame_bytes;
+}
+
+static void fill_now(struct cache *c, struct index_entry *e, void *record, uint8_t *frame, size_t frame_bytes)
+{
+	set_record(e, record, frame, frame_bytes);
 	c->stats.n_filled++;
 	count(c, e, 1);
 	if (e->dead)
 		return;
 	index_touch(c->index, e);
 	start_write(c, e);
+}
+
+/* Its place in the order of eviction stays: that a frame was made anew is no use of the chunk. */
+int cache_replace(struct cache *c, struct index_entry *e, uint8_t *frame, size_t frame_bytes,
+	const uint8_t transform[16])
+{
+	void *record;
+
+	if (e->dead || !e->record || e->n_users != 1 || e->writing || e->reading)
+		return -EBUSY;
+	if (make_room(c, record_bytes(frame_bytes), &record))
+		return -ENOSPC;
+	count(c, e, -1);
+	pool_release(c->pool, e->record, record_bytes(e->frame_bytes));
+	set_record(e, record, frame, frame_bytes);
+	memcpy(e->transform, transform, 16);
+	c->stats.n_replaced++;
+	/* One of the two at most is a place: a record on disk is current, or waits to be replaced. */
+	if (e->location.len_pages)
+		e->replaced = e->location;
+	e->location = (struct store_location){0};
+	count(c, e, 1);
+	start_write(c, e);
+	return 0;
 }
 
 /* Calls everybody who waits for the entry's record. The list is cut off first: a waiter may wait again. */
@@ -458,7 +492,7 @@ const void *cache_frame(const struct index_entry *e)
 void cache_remove(struct cache *c, struct index_entry *e, struct cache_wait *wait)
 {
 	struct cache_op *op = NULL;
-	const bool on_disk = c->store && (e->location.len_pages || e->writing);
+	const bool on_disk = c->store && (e->location.len_pages || e->replaced.len_pages || e->writing);
 
 	c->stats.n_removed++;
 	if (on_disk)
@@ -497,6 +531,9 @@ static void written(struct cache *c, struct cache_op *op)
 		count(c, e, -1);
 		e->location = op->op.record.location;
 		count(c, e, 1);
+		if (e->replaced.len_pages)
+			store_forget(c->store, &e->replaced);
+		e->replaced = (struct store_location){0};
 	}
 	bury(c, e);
 }
@@ -528,6 +565,11 @@ static void read_back(struct cache *c, struct cache_op *op)
 	wake(e, 0);
 	e->n_users--;
 	bury(c, e);
+}
+
+void cache_each(struct cache *c, void (*fn)(void *arg, struct index_entry *e), void *arg)
+{
+	index_each(c->index, fn, arg);
 }
 
 void cache_reap(struct cache *c)

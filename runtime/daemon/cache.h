@@ -33,7 +33,7 @@ struct cache_wait {
 struct cache_stats {
 	uint64_t n_entries, n_in_pool, n_on_disk;
 	uint64_t n_hits, n_misses; /* chunks looked up */
-	uint64_t n_filled, n_evicted, n_dropped, n_removed, n_fetched;
+	uint64_t n_filled, n_evicted, n_dropped, n_removed, n_fetched, n_replaced;
 	uint64_t n_write_errors, n_read_errors;
 	uint64_t frame_bytes, raw_bytes; /* of all entries */
 };
@@ -65,10 +65,16 @@ void cache_release(struct cache *c, struct index_entry *e);
 struct index_entry *cache_reserve(struct cache *c, const struct index_key *id);
 /* Puts the frame into the pool and starts writing it to the store; calls wait->fn with 0 when it is in the
  * pool, or -ENOSPC when the pool can never take it. frame is malloc'd and the cache's from now on. The
- * entry's n_tokens, position, raw_bytes, parent, name_space and fingerprint are set by the caller before. The
- * caller's hold stays. */
+ * entry's n_tokens, position, raw_bytes, parent, name_space, fingerprint and transform are set by the caller
+ * before. The caller's hold stays. */
 void cache_fill(
 	struct cache *c, struct index_entry *e, uint8_t *frame, size_t frame_bytes, struct cache_wait *wait);
+/* Puts another frame of the same chunk in the place of the one that a held entry has in the pool; the old one
+ * goes from the store when the new one is there. Does not wait: -EBUSY: others use the record, or it is on
+ * its way to or from the disk; -ENOSPC: no room now; both leave everything as it was and the frame to the
+ * caller. With 0 the frame is the cache's. The hold stays. */
+int cache_replace(struct cache *c, struct index_entry *e, uint8_t *frame, size_t frame_bytes,
+	const uint8_t transform[16]);
 /* Encoding failed: the entry goes; ends the caller's hold. */
 void cache_abandon(struct cache *c, struct index_entry *e);
 
@@ -85,6 +91,9 @@ void cache_remove(struct cache *c, struct index_entry *e, struct cache_wait *wai
 
 /* Calls wait->fn when every write started so far is on stable storage. -ENOTSUP: no store. */
 void cache_sync(struct cache *c, struct cache_wait *wait);
+
+/* Calls fn for every entry, in no order. It may hold the entry, and is to leave the cache alone otherwise. */
+void cache_each(struct cache *c, void (*fn)(void *arg, struct index_entry *e), void *arg);
 
 /* Takes what the store has finished. To be called when store_fd() is readable. */
 void cache_reap(struct cache *c);

@@ -42,12 +42,13 @@ static json_t *cache_object(const struct daemon *d)
 	struct cache_stats s;
 
 	cache_get_stats(d->cache, &s);
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "chunks",
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "chunks",
 		number(s.n_entries), "in_pool", number(s.n_in_pool), "on_disk", number(s.n_on_disk), "hits",
 		number(s.n_hits), "misses", number(s.n_misses), "filled", number(s.n_filled), "evicted",
 		number(s.n_evicted), "dropped", number(s.n_dropped), "removed", number(s.n_removed),
-		"fetched", number(s.n_fetched), "write_errors", number(s.n_write_errors), "frame_bytes",
-		number(s.frame_bytes), "raw_bytes", number(s.raw_bytes));
+		"fetched", number(s.n_fetched), "replaced", number(s.n_replaced), "write_errors",
+		number(s.n_write_errors), "frame_bytes", number(s.frame_bytes), "raw_bytes",
+		number(s.raw_bytes));
 }
 
 static json_t *models_array(const struct daemon *d)

@@ -224,6 +224,7 @@ static void put_done(struct job *job)
 	memcpy(e->parent, step->info.parent, 32);
 	memcpy(e->name_space, step->info.name_space, 16);
 	memcpy(e->fingerprint, step->info.fingerprint, 16);
+	memcpy(e->transform, step->info.transform, 16);
 	e->n_tokens = step->info.n_tokens;
 	e->position = step->info.position;
 	e->raw_bytes = step->info.raw_bytes;

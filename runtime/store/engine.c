@@ -261,6 +261,7 @@ static struct format_record header_of(const struct store_record *r)
 	memcpy(h.fingerprint, r->fingerprint, sizeof h.fingerprint);
 	memcpy(h.key, r->key, sizeof h.key);
 	memcpy(h.parent, r->parent, sizeof h.parent);
+	memcpy(h.transform, r->transform, sizeof h.transform);
 	return h;
 }
 

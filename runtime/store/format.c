@@ -84,6 +84,7 @@ void format_record_describe(const struct format_record *h, struct store_record *
 	memcpy(out->fingerprint, h->fingerprint, sizeof out->fingerprint);
 	memcpy(out->key, h->key, sizeof out->key);
 	memcpy(out->parent, h->parent, sizeof out->parent);
+	memcpy(out->transform, h->transform, sizeof out->transform);
 }
 
 void format_footer_encode(void *out, const struct format_record *headers, uint32_t n_records, uint32_t number,

@@ -19,7 +19,7 @@
 #include "runtime/store.h"
 
 enum {
-	FORMAT_VERSION = 1,
+	FORMAT_VERSION = 2,
 	FORMAT_SEGMENT_MAGIC = 0x47455343, /* "CSEG" */
 	FORMAT_RECORD_MAGIC = 0x43455243,  /* "CREC" */
 	FORMAT_TRAILER_MAGIC = 0x444e4543, /* "CEND" */
@@ -54,7 +54,8 @@ struct format_record {
 	uint8_t key[32];
 	uint8_t parent[32];
 	uint64_t body_checksum; /* XXH3-64 of the frame, seeded */
-	uint8_t reserved[24];   /* zero */
+	uint8_t transform[16];  /* that the frame is made with; zero: none, or a tombstone */
+	uint8_t reserved[8];    /* zero */
 	uint64_t checksum;      /* XXH3-64 of what stands before it, seeded */
 };
 

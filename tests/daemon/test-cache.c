@@ -91,11 +91,17 @@ static void settle(struct world *w)
 	}
 }
 
-static void open_world(struct world *w, int with_store)
+static void open_store(struct world *w)
 {
 	struct store_config config = {
 		.directory = w->folder, .limit_bytes = 64 << 20, .segment_bytes = 4 << 20};
 
+	assert_int_equal(store_open(&config, cache_found, w->cache, &w->store), 0);
+	cache_attach(w->cache, w->store);
+}
+
+static void open_world(struct world *w, int with_store)
+{
 	*w = (struct world){.folder = "/tmp/test-cache-XXXXXX"};
 	assert_int_equal(pool_new(POOL, &w->pool), 0);
 	w->cache = cache_new(w->pool, NULL);
@@ -103,8 +109,19 @@ static void open_world(struct world *w, int with_store)
 	if (!with_store)
 		return;
 	assert_non_null(mkdtemp(w->folder));
-	assert_int_equal(store_open(&config, cache_found, w->cache, &w->store), 0);
-	cache_attach(w->cache, w->store);
+	open_store(w);
+}
+
+/* As after a restart. */
+static void reopen(struct world *w)
+{
+	settle(w);
+	store_close(w->store);
+	cache_attach(w->cache, NULL);
+	cache_free(w->cache);
+	w->cache = cache_new(w->pool, NULL);
+	assert_non_null(w->cache);
+	open_store(w);
 }
 
 static void close_world(struct world *w)
@@ -269,6 +286,94 @@ static void back_from_disk(void **state)
 	close_world(&w);
 }
 
+static void replace(struct world *w, struct index_entry *e, int value, size_t len, int expected)
+{
+	const uint8_t transform[16] = {(uint8_t)value};
+	uint8_t *frame = malloc(len);
+
+	assert_non_null(frame);
+	memset(frame, value, len);
+	assert_int_equal(cache_replace(w->cache, e, frame, len, transform), expected);
+	if (expected)
+		free(frame);
+}
+
+static void expect(struct world *w, struct index_entry *e, int value, size_t len)
+{
+	struct told t = {.wait.fn = tell};
+
+	cache_hold(e);
+	cache_fetch(w->cache, e, &t.wait);
+	settle(w);
+	assert_int_equal(t.n, 1);
+	assert_int_equal(t.status, 0);
+	assert_int_equal(e->frame_bytes, len);
+	assert_int_equal(e->transform[0], value);
+	for (size_t i = 0; i < len; i++)
+		assert_int_equal(((const uint8_t *)cache_frame(e))[i], value);
+	cache_release(w->cache, e);
+}
+
+/* A frame is made anew: not while others read it or it is being written; then it is what everybody gets, from
+ * the pool, from disk and after the store was opened again. Removed, neither of the two comes back. */
+static void replaced_by_a_better_one(void **state)
+{
+	struct store_stats stats;
+	struct index_entry *e;
+	struct told t = {.wait.fn = tell};
+	struct world w;
+	uint64_t serial, live;
+	int waited = 0;
+
+	(void)state;
+	open_world(&w, 1);
+	e = fill(&w, 1, &t);
+	replace(&w, e, 101, 5000, -EBUSY);
+	settle(&w);
+	cache_hold(e);
+	replace(&w, e, 101, 5000, -EBUSY);
+	cache_release(w.cache, e);
+	serial = e->serial;
+	e->n_pins = 1;
+	store_get_stats(w.store, &stats);
+	live = stats.live_bytes;
+	replace(&w, e, 101, 5000, 0);
+	cache_release(w.cache, e);
+	settle(&w);
+	/* The store hears of it in its own time. */
+	do
+		store_get_stats(w.store, &stats);
+	while (stats.live_bytes != live - 61440 + 8192 && waited++ < 5000 && !usleep(1000));
+	assert_int_equal(stats.live_bytes, live - 61440 + 8192);
+	assert_ptr_equal(find(&w, 1), e);
+	assert_true(e->serial == serial && e->n_pins == 1);
+	e->n_pins = 0;
+	expect(&w, e, 101, 5000);
+	assert_int_equal(cache_drop_pool(w.cache), 1);
+	expect(&w, e, 101, 5000);
+	/* Larger than it was, and no room: all as before. */
+	cache_hold(e);
+	replace(&w, e, 102, POOL, -ENOSPC);
+	expect(&w, e, 101, 5000);
+	replace(&w, e, 102, FRAME, 0);
+	cache_release(w.cache, e);
+	settle(&w);
+	reopen(&w);
+	e = find(&w, 1);
+	assert_non_null(e);
+	expect(&w, e, 102, FRAME);
+	/* Removed while the new one is on its way. */
+	cache_hold(e);
+	replace(&w, e, 103, 5000, 0);
+	cache_remove(w.cache, e, NULL);
+	cache_release(w.cache, e);
+	settle(&w);
+	assert_null(find(&w, 1));
+	reopen(&w);
+	assert_null(find(&w, 1));
+	close_world(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -277,6 +382,7 @@ int main(void)
 		cmocka_unit_test(what_can_never_be_is_refused),
 		cmocka_unit_test(removed_while_in_use),
 		cmocka_unit_test(back_from_disk),
+		cmocka_unit_test(replaced_by_a_better_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

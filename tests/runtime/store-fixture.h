@@ -63,6 +63,7 @@ static inline struct store_record record_of(uint32_t number)
 	memset(r.fingerprint, 0xf1, sizeof r.fingerprint);
 	memcpy(r.key, &number, sizeof number);
 	memset(r.parent, (int)number, sizeof r.parent);
+	memset(r.transform, (int)(number % 5), sizeof r.transform);
 	return r;
 }
 

@@ -142,12 +142,47 @@ static void longer_than_it_says(void **state)
 	free(data);
 }
 
+/* The class map, and a head that is changed and still sound. */
+static void classes_and_errors(void **state)
+{
+	const struct frame_error other[2] = {{0.5f, 0.25f}, {0.75f, 0.125f}};
+	static const uint8_t runs[] = {1, 4, 0, 0, 250, 0, 2, 2, 0};
+	const struct frame_section section = {
+		.kind = FRAME_CLASSES, .len_bytes = sizeof runs, .full_bytes = sizeof runs};
+	const struct frame_info wanted = example_info();
+	uint8_t *data, classes[FRAME_TOKENS_MAX];
+	struct frame_writer w;
+	struct frame_info info;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(frame_writer_init(&w, 1, 0), 0);
+	memcpy(frame_writer_reserve(&w, sizeof runs), runs, sizeof runs);
+	assert_int_equal(frame_writer_commit(&w, &section), 0);
+	assert_int_equal(frame_writer_finish(&w, &wanted, &data, &len), 0);
+	assert_int_equal(frame_classes(data, len, classes), 0);
+	for (int t = 0; t < 256; t++)
+		assert_int_equal(classes[t], t < 4 ? 1 : t < 254 ? 0 : 2);
+	assert_int_equal(frame_restate_error(data, len, other), 0);
+	assert_int_equal(frame_parse(data, len, &info, NULL, 0), 0);
+	assert_memory_equal(info.error, other, sizeof other);
+	data[len - 1] ^= 1;
+	assert_int_equal(frame_classes(data, len, classes), -EBADMSG);
+	assert_int_equal(frame_restate_error(data, len - 1, other), -EBADMSG);
+	free(data);
+	/* Whose first section is no class map of all tokens. */
+	make(&data, &len);
+	assert_int_equal(frame_classes(data, len, classes), -EBADMSG);
+	free(data);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_back),
 		cmocka_unit_test(damage_is_noticed),
 		cmocka_unit_test(longer_than_it_says),
+		cmocka_unit_test(classes_and_errors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -365,7 +365,7 @@ static void another_version(void **state)
 	store_image(f, 1, &before[0]);
 	format_segment_encode(page, 2, 12345);
 	memcpy(&h, page, sizeof h);
-	h.version = 2;
+	h.version = FORMAT_VERSION + 1;
 	h.checksum = format_checksum(&h, offsetof(struct format_segment, checksum), 0);
 	before[1] = (struct image){malloc(5000), 5000};
 	memset(before[1].data, 0xaa, 5000);
