@@ -30,10 +30,26 @@ struct evaluation {
 	double attention_power[EVALUATE_LAYERS_MAX]; /* sum of their squares, original */
 };
 
-/* Feeds the prompt's last token and then given and answer, first over the original, then over the restored
- * table (both filled with the prompt, both with room for the probe; what lies behind the prompt is
- * overwritten). The last token's own keys and values stay as they are. -EINVAL: it does not fit the tables or
- * the context; -ENOMEM. */
+/* What one probe finds over one cache. Comparing many restored caches with one original, the original's is
+ * made once. */
+struct view;
+
+/* Feeds the prompt's last token and then given and answer over a table that is filled with the prompt and has
+ * room for the probe; what lies behind the prompt is overwritten. -EINVAL: it does not fit the table or the
+ * context; -ENOMEM. */
+int view_new(struct forward *f, const struct model *m, const struct kv_cache *cache,
+	const struct kv_table *table, const struct tokens *prompt, const struct probe *probe,
+	struct view **out);
+struct view *view_free(struct view *v);
+
+/* Adds to e how the same probe's views differ. -ENOMEM. */
+int evaluate_views(const struct model *m, const struct probe *probe, const struct view *original,
+	const struct view *restored, struct evaluation *e);
+
+/* Both in one: feeds the prompt's last token and then given and answer, first over the original, then over
+ * the restored table (both filled with the prompt, both with room for the probe; what lies behind the prompt
+ * is overwritten). The last token's own keys and values stay as they are. -EINVAL: it does not fit the tables
+ * or the context; -ENOMEM. */
 int evaluate_probe(struct forward *f, const struct model *m, const struct kv_cache *cache,
 	const struct kv_table *original, const struct kv_table *restored, const struct tokens *prompt,
 	const struct probe *probe, struct evaluation *e);
