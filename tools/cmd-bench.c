@@ -6,12 +6,13 @@
 #include "tools/bench.h"
 #include "tools/cistern.h"
 
-static const char usage[] = "Usage: cistern bench ipc|codec|store [--json] [options]\n"
+static const char usage[] = "Usage: cistern bench ipc|codec|rate|store [--json] [options]\n"
 			    "\n"
 			    "Measures, each figure beside its floor in the same run.\n"
 			    "\n"
 			    "  ipc      a request's way to the daemon and back\n"
 			    "  codec    encoding and decoding on one core\n"
+			    "  rate     ratio against loss, beside other codecs and the bound\n"
 			    "  store    records to disk and back\n"
 			    "\n"
 			    "`cistern bench NAME --help` has each one's options.\n";
@@ -42,7 +43,8 @@ int cmd_bench(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"store", bench_store}};
+	} benches[] = {
+		{"ipc", bench_ipc}, {"codec", bench_codec}, {"rate", bench_rate}, {"store", bench_store}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);

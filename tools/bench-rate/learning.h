@@ -1,0 +1,47 @@
+/*
+ * What the codecs learn from the calibration text, made once for all of them: the demo engine writes captures
+ * of it, the daemon's own calibration makes Cistern's transform, and a principal component analysis of the
+ * same tokens in the same layer groups serves plain KVTC and the Gaussian bound. Read-only once made.
+ */
+#ifndef BENCH_RATE_LEARNING_H
+#define BENCH_RATE_LEARNING_H
+
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "policy/transform.h"
+#include "tools/bench-rate/layer-group.h"
+
+struct learned_group {
+	struct layer_group group;
+	float *mean;   /* [p] */
+	float *basis;  /* [p, p], rows by falling variance */
+	float *sample; /* [p, n_sample]: coefficients of calibration tokens, spread evenly */
+	size_t n_sample;
+};
+
+struct learning {
+	const struct kernels *kernels;
+	struct geometry geometry;
+	struct transform *transform; /* Cistern's */
+	size_t transform_bytes;
+	uint64_t n_tokens; /* learned from */
+	size_t n_groups;
+	struct learned_group *groups; /* plane-major, as in the transform */
+};
+
+struct learning_options {
+	const char *model;         /* folder */
+	const char *folder;        /* for captures, exists */
+	uint32_t n_sequences;      /* of 2048 tokens */
+	uint32_t layers_per_group; /* 0: as many as Cistern takes unasked */
+	uint64_t skip_positions;   /* sinks do not take part, as in `cistern calibrate` */
+	volatile sig_atomic_t *stop;
+};
+
+/* -errno, with a sentence on stderr. */
+int learning_new(const struct learning_options *o, struct learning **out);
+struct learning *learning_free(struct learning *l);
+
+#endif

@@ -1,0 +1,49 @@
+/*
+ * A codec under test: codes a chunk in place and says what it took. Each is one small file; the bench knows
+ * no more of them than this. All get the same chunks, token classes and calibration. Single-threaded.
+ */
+#ifndef BENCH_RATE_UNDER_TEST_H
+#define BENCH_RATE_UNDER_TEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/codec.h"
+#include "tools/bench-rate/learning.h"
+
+enum { UNDER_TEST_RUNGS_MAX = 16 };
+
+struct coded_bytes {
+	uint64_t coded; /* of coded tokens, with everything that is not of a protected token */
+	uint64_t raw;   /* of protected tokens */
+};
+
+struct under_test {
+	const char *name;
+	size_t n_rungs;
+	double rungs[UNDER_TEST_RUNGS_MAX]; /* what a rung is called: a nominal ratio, or bits for uniform,
+					       fp8 */
+	/* Replaces the coded tokens of the chunk by what a decoder makes of them; protected ones stay.
+	 * -errno. */
+	int (*code)(struct under_test *u, size_t rung, const struct codec_chunk *chunk,
+		const uint8_t *classes, struct coded_bytes *out);
+	void (*free)(struct under_test *u);
+};
+
+/* The rates that transform codecs are measured at. */
+extern const float under_test_ratios[8];
+
+/* learning outlives the codec. -ENOMEM; -errno of what could not be made. */
+int under_test_cistern(const struct learning *l, struct under_test **out);
+int under_test_kvtc(const struct learning *l, struct under_test **out);
+int under_test_uniform(const struct learning *l, struct under_test **out);
+int under_test_fp8(const struct learning *l, struct under_test **out);
+
+/* Indices of the chunk's coded tokens into tokens [n_tokens]; returns how many. */
+size_t coded_tokens(const struct codec_chunk *chunk, const uint8_t *classes, uint16_t *tokens);
+
+/* Bytes of a body as a raw DEFLATE stream and the four that tell its length: the shorter of the whole DEFLATE
+ * at level 9 and Huffman coding alone, or as it is when that is shorter. Negative: -ENOMEM. */
+int64_t deflated_bytes(const uint8_t *data, size_t len);
+
+#endif
