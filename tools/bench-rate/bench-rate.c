@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tools/bench-rate/calibration-text.h"
 #include "tools/bench-rate/report.h"
 #include "tools/bench.h"
 #include "tools/cistern.h"
@@ -133,11 +134,8 @@ static int make_cases(struct bench *b)
 static int set_up(struct bench *b)
 {
 	char captures[300], prompts[300];
-	struct learning_options learning = {.model = b->a.model,
-		.folder = captures,
-		.n_sequences = b->a.n_sequences,
-		.layers_per_group = b->a.layers_per_group,
-		.stop = &interrupted};
+	struct learning_options learning = {.layers_per_group = b->a.layers_per_group, .stop = &interrupted};
+	struct captures captured = {0};
 	struct policy all;
 	int r = private_folder(&b->files);
 
@@ -152,7 +150,10 @@ static int set_up(struct bench *b)
 	snprintf(prompts, sizeof prompts, "%s/prompts.jsonl", b->files.folder);
 	if (mkdir(captures, 0700) < 0)
 		return -errno;
-	r = learning_new(&learning, &b->learning);
+	r = calibration_text_capture(b->a.model, captures, b->a.n_sequences, &interrupted, &captured);
+	if (r == 0)
+		r = learning_new(&learning, captured.paths, captured.n, &b->learning);
+	captures_fini(&captured);
 	if (r == 0)
 		r = demo_prompts_write(b->a.model, prompts, b->a.n_texts, b->a.n_recalls);
 	if (r == 0)

@@ -1,6 +1,5 @@
 #include "tools/bench-rate/learning.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,70 +9,14 @@
 #include "policy/pca.h"
 #include "tools/calibration.h"
 #include "tools/capture.h"
-#include "tools/child.h"
-#include "tools/private-daemon.h"
 
 enum {
 	CHUNK_TOKENS = 256,
 	SAMPLE_TOKENS = 1024, /* that the allocation is decided on */
 };
 
-static int run_engine(const struct learning_options *o)
-{
-	char program[600], text[600], recall[600], log[600], sequences[16];
-	char *const argv[] = {program, "capture", "--model", (char *)o->model, "--text", text, "--recall",
-		recall, "--out", (char *)o->folder, "--sequences", sequences, "--length", "2048", "--json",
-		NULL};
-	int r = sibling_program("cistern-engine", program, sizeof program);
-
-	if (r < 0) {
-		fprintf(stderr, "cistern bench rate: cistern-engine was not found beside this program\n");
-		return r;
-	}
-	snprintf(text, sizeof text, "%s/heldout/calib.txt", o->model);
-	snprintf(recall, sizeof recall, "%s/heldout/recall-calib.jsonl", o->model);
-	snprintf(log, sizeof log, "%s/engine.log", o->folder);
-	snprintf(sequences, sizeof sequences, "%u", o->n_sequences);
-	r = child_run(argv, log, o->stop, NULL, NULL);
-	if (r == -ECHILD) {
-		FILE *f = fopen(log, "r");
-		char line[1024];
-
-		while (f && fgets(line, sizeof line, f))
-			fputs(line, stderr);
-		if (f)
-			fclose(f);
-	}
-	return r;
-}
-
-static int is_capture(const struct dirent *entry)
-{
-	return strstr(entry->d_name, ".safetensors") != NULL;
-}
-
-static int list_captures(const char *folder, char ***out, size_t *n_out)
-{
-	struct dirent **entries;
-	const int n = scandir(folder, &entries, is_capture, alphasort);
-	char **paths = n > 0 ? calloc((size_t)n, sizeof *paths) : NULL;
-	int r = n < 0 ? -errno : paths ? 0 : -ENOENT;
-
-	for (int i = 0; i < n; i++) {
-		if (paths && asprintf(&paths[i], "%s/%s", folder, entries[i]->d_name) < 0) {
-			paths[i] = NULL;
-			r = -ENOMEM;
-		}
-		free(entries[i]);
-	}
-	if (n >= 0)
-		free(entries);
-	*out = paths;
-	*n_out = paths ? (size_t)n : 0;
-	return r;
-}
-
-static int make_transform(struct learning *l, const struct learning_options *o, char **paths, size_t n_paths)
+static int make_transform(
+	struct learning *l, const struct learning_options *o, char *const *paths, size_t n_paths)
 {
 	struct calibration_options options;
 	struct calibration c;
@@ -99,7 +42,7 @@ static int make_transform(struct learning *l, const struct learning_options *o, 
 
 /* Calls each with the features of every usable calibration token of the group, a chunk at a time. mean may be
  * NULL. */
-static int for_each_chunk(const struct learning *l, const struct learning_options *o, char **paths,
+static int for_each_chunk(const struct learning *l, const struct learning_options *o, char *const *paths,
 	size_t n_paths, const struct layer_group *group, const float *mean,
 	int (*each)(void *arg, const float *x, size_t n), void *arg)
 {
@@ -167,7 +110,7 @@ static int sample(void *arg, const float *x, size_t n)
 	return 0;
 }
 
-static int decompose(struct learning *l, const struct learning_options *o, char **paths, size_t n_paths,
+static int decompose(struct learning *l, const struct learning_options *o, char *const *paths, size_t n_paths,
 	struct learned_group *g, uint64_t *count)
 {
 	const size_t p = g->group.p;
@@ -193,8 +136,8 @@ static int decompose(struct learning *l, const struct learning_options *o, char 
 	return r;
 }
 
-static int learn_group(struct learning *l, const struct learning_options *o, char **paths, size_t n_paths,
-	struct learned_group *g)
+static int learn_group(struct learning *l, const struct learning_options *o, char *const *paths,
+	size_t n_paths, struct learned_group *g)
 {
 	const size_t p = g->group.p;
 	struct sampling sampling = {.l = l, .g = g, .kept = malloc(SAMPLE_TOKENS * p * sizeof(float))};
@@ -216,7 +159,8 @@ static int learn_group(struct learning *l, const struct learning_options *o, cha
 	return r;
 }
 
-static int learn_groups(struct learning *l, const struct learning_options *o, char **paths, size_t n_paths)
+static int learn_groups(
+	struct learning *l, const struct learning_options *o, char *const *paths, size_t n_paths)
 {
 	int r = 0;
 
@@ -229,31 +173,22 @@ static int learn_groups(struct learning *l, const struct learning_options *o, ch
 
 		l->groups[i].group = (struct layer_group){
 			part->plane, part->first_layer, part->n_layers, part->n_features};
-		r = *o->stop ? -EINTR : learn_group(l, o, paths, n_paths, &l->groups[i]);
+		r = o->stop && *o->stop ? -EINTR : learn_group(l, o, paths, n_paths, &l->groups[i]);
 	}
 	return r;
 }
 
-int learning_new(const struct learning_options *o, struct learning **out)
+int learning_new(const struct learning_options *o, char *const *paths, size_t n_paths, struct learning **out)
 {
 	struct learning *l = calloc(1, sizeof *l);
-	char **paths = NULL;
-	size_t n_paths = 0;
 	int r = l ? 0 : -ENOMEM;
 
 	if (r < 0)
 		return r;
 	l->kernels = kernels_cpu();
-	r = run_engine(o);
-	if (r == 0)
-		r = list_captures(o->folder, &paths, &n_paths);
-	if (r == 0)
-		r = make_transform(l, o, paths, n_paths);
+	r = make_transform(l, o, paths, n_paths);
 	if (r == 0)
 		r = learn_groups(l, o, paths, n_paths);
-	for (size_t i = 0; i < n_paths; i++)
-		free(paths[i]);
-	free(paths);
 	if (r < 0)
 		learning_free(l);
 	else

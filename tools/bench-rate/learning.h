@@ -1,7 +1,7 @@
 /*
- * What the codecs learn from the calibration text, made once for all of them: the demo engine writes captures
- * of it, the daemon's own calibration makes Cistern's transform, and a principal component analysis of the
- * same tokens in the same layer groups serves plain KVTC and the Gaussian bound. Read-only once made.
+ * What the codecs learn from captures of the calibration text, made once for all of them: the daemon's own
+ * calibration makes Cistern's transform, and a principal component analysis of the same tokens in the same
+ * layer groups serves plain KVTC and the Gaussian bound. Read-only once made.
  */
 #ifndef BENCH_RATE_LEARNING_H
 #define BENCH_RATE_LEARNING_H
@@ -32,16 +32,13 @@ struct learning {
 };
 
 struct learning_options {
-	const char *model;         /* folder */
-	const char *folder;        /* for captures, exists */
-	uint32_t n_sequences;      /* of 2048 tokens */
-	uint32_t layers_per_group; /* 0: as many as Cistern takes unasked */
-	uint64_t skip_positions;   /* sinks do not take part, as in `cistern calibrate` */
-	volatile sig_atomic_t *stop;
+	uint32_t layers_per_group;   /* 0: as many as Cistern takes unasked */
+	uint64_t skip_positions;     /* sinks do not take part, as in `cistern calibrate` */
+	volatile sig_atomic_t *stop; /* may be NULL */
 };
 
-/* -errno, with a sentence on stderr. */
-int learning_new(const struct learning_options *o, struct learning **out);
+/* From captures (tools/capture.h) of one model. -errno, with a sentence on stderr. */
+int learning_new(const struct learning_options *o, char *const *paths, size_t n_paths, struct learning **out);
 struct learning *learning_free(struct learning *l);
 
 #endif
