@@ -1,5 +1,6 @@
 #include "runtime/config.h"
 
+#include "base/address.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "runtime/frame.h"
@@ -50,6 +51,7 @@ enum kind {
 	KIND_LEVEL,
 	KIND_BACKEND,
 	KIND_TRANSFORM,
+	KIND_ADDRESS,
 	KIND_UIDS
 };
 
@@ -87,6 +89,7 @@ static const struct key keys[] = {
 	TEXT("store", "path", store_dir, 0),
 	NUMBER("store", "size", KIND_SIZE, store_bytes, 1 << 20, 1ull << 50),
 	NUMBER("store", "segment_size", KIND_SIZE, segment_bytes, 1 << 20, 1ull << 32),
+	SPECIAL("metrics", "listen", KIND_ADDRESS),
 	SPECIAL("transforms", "path", KIND_TRANSFORM),
 	NUMBER("policy", "sink_tokens", KIND_COUNT, policy.sink_tokens, 0, UINT32_MAX),
 	NUMBER("policy", "window_tokens", KIND_COUNT, policy.window_tokens, 0, UINT32_MAX),
@@ -289,6 +292,20 @@ static bool add_transform(struct loader *l, const char *text)
 	return true;
 }
 
+static bool set_address(struct loader *l, const char *text)
+{
+	struct address address;
+	char why[160];
+
+	if (strlen(text) >= sizeof l->config.metrics_listen)
+		return fail(
+			l, l->line, "listen", "longer than %zu bytes", sizeof l->config.metrics_listen - 1);
+	if (*text && address_parse(text, &address, why, sizeof why))
+		return fail(l, l->line, "listen", "%s", why);
+	strcpy(l->config.metrics_listen, text);
+	return true;
+}
+
 /* "any", or user ids with blanks or commas between them. */
 static bool set_uids(struct loader *l, const char *text)
 {
@@ -328,6 +345,7 @@ static bool set_value(struct loader *l, const struct key *key, const char *value
 	case KIND_LEVEL: return set_level(l, value);
 	case KIND_BACKEND: return set_backend(l, value);
 	case KIND_TRANSFORM: return add_transform(l, value);
+	case KIND_ADDRESS: return set_address(l, value);
 	case KIND_UIDS: return set_uids(l, value);
 	}
 	return false;

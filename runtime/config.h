@@ -36,6 +36,8 @@ struct config {
 	char store_dir[CONFIG_PATH_MAX]; /* path=; empty: no store */
 	uint64_t store_bytes;            /* size=; default 16 GiB */
 	uint64_t segment_bytes;          /* segment_size=; default 64 MiB */
+	/* [metrics] listen=, as address_parse takes it; empty: none */
+	char metrics_listen[100];
 	/* [transforms] path= may be given several times: files made by `cistern calibrate` */
 	char transforms[CONFIG_TRANSFORMS_MAX][CONFIG_PATH_MAX];
 	uint32_t n_transforms;

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/log.h"
 #include "runtime/daemon/gauges.h"
 
@@ -74,30 +75,6 @@ void daemon_mark_dirty(struct daemon *d, struct session *s)
 	d->dirty = s;
 }
 
-/* A socket file that nobody listens on is a leftover of a daemon that was killed. */
-static int remove_stale_socket(const struct sockaddr_un *address)
-{
-	struct stat st;
-	int fd, r;
-
-	if (lstat(address->sun_path, &st))
-		return 0;
-	if (!S_ISSOCK(st.st_mode)) {
-		log_error("%s: exists and is not a socket", address->sun_path);
-		return -EEXIST;
-	}
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	r = connect(fd, (const struct sockaddr *)address, sizeof *address);
-	close(fd);
-	if (!r) {
-		log_error("%s: another daemon serves it", address->sun_path);
-		return -EADDRINUSE;
-	}
-	return unlink(address->sun_path) && errno != ENOENT ? -errno : 0;
-}
-
 static int listen_on(struct daemon *d, const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -117,9 +94,14 @@ static int listen_on(struct daemon *d, const char *path)
 		if (mkdir(folder, 0755) && errno != EEXIST)
 			log_warning("%s: %s", folder, strerror(errno));
 	}
-	r = remove_stale_socket(&address);
-	if (r)
+	r = address_clear(&address, SOCK_SEQPACKET);
+	if (r) {
+		log_error("%s: %s", path,
+			r == -EEXIST       ? "exists and is not a socket"
+			: r == -EADDRINUSE ? "another daemon serves it"
+					   : strerror(-r));
 		return r;
+	}
 	d->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* Everybody may connect: who may attach is decided by the peer's uid, namespace by namespace. */
 	if (d->listener < 0 || bind(d->listener, (const struct sockaddr *)&address, sizeof address) ||
@@ -221,6 +203,8 @@ static int set_up(struct daemon *d)
 		r = listen_on(d, c->socket);
 	if (!r)
 		gauges_init(d);
+	if (!r && c->metrics_listen[0])
+		r = exporter_new(c->metrics_listen, board_fd(d->board), &d->exporter);
 	return r;
 }
 
@@ -424,6 +408,7 @@ void daemon_fini(struct daemon *d)
 	if (d->cache)
 		cache_attach(d->cache, NULL);
 	d->cache = cache_free(d->cache);
+	d->exporter = exporter_free(d->exporter);
 	d->board = board_free(d->board);
 	d->pool = pool_free(d->pool);
 	d->registry = registry_free(d->registry);

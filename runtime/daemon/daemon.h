@@ -13,6 +13,7 @@
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
 #include "runtime/stats/board.h"
+#include "runtime/stats/exporter.h"
 
 enum { DAEMON_OPS = 9 };
 
@@ -35,6 +36,7 @@ struct daemon {
 	struct registry *registry;
 	struct workers *workers;
 	struct board *board;
+	struct exporter *exporter; /* NULL: no metrics */
 	uint32_t n_workers;
 	int epoll, listener, signals;
 	struct session *sessions;

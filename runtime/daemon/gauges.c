@@ -11,7 +11,7 @@
 static void set_text(char *to, size_t size, const char *text)
 {
 	memset(to, 0, size);
-	snprintf(to, size, "%s", text);
+	memcpy(to, text, strnlen(text, size - 1));
 }
 
 void gauges_init(struct daemon *d)
@@ -79,7 +79,8 @@ static void take_sessions(const struct daemon *d, struct stats_daemon *s)
 	s->bad_requests = d->counters.n_bad_requests;
 }
 
-/* Chunks found on disk belong to namespaces and models that may have no name yet, or no more. */
+/* Chunks found on disk may belong to a namespace that is no longer configured: then its id stands for its
+ * name. */
 static void find_name_space(const struct daemon *d, struct board_cache *c)
 {
 	for (uint32_t i = 0; i < d->config->n_namespaces; i++) {
@@ -87,9 +88,13 @@ static void find_name_space(const struct daemon *d, struct board_cache *c)
 		XXH128_canonical_t id;
 
 		XXH128_canonicalFromHash(&id, XXH3_128bits(name, strlen(name)));
-		if (!memcmp(id.digest, c->name_space, 16))
+		if (!memcmp(id.digest, c->name_space, 16)) {
 			set_text(c->stats.name_space, sizeof c->stats.name_space, name);
+			return;
+		}
 	}
+	snprintf(c->stats.name_space, sizeof c->stats.name_space, "(%02x%02x%02x%02x)", c->name_space[0],
+		c->name_space[1], c->name_space[2], c->name_space[3]);
 }
 
 static void take_model(const struct daemon *d, struct board_cache *c)

@@ -67,6 +67,7 @@ static void every_key(void **state)
 		"[pool] # sizes\n"
 		"size = 3m\n"
 		"[store]\npath = /var/lib/x\nsize = 2T\nsegment_size = 8192K\n"
+		"[metrics]\nlisten = unix:/run/m.sock\n"
 		"[transforms]\npath = /a\npath = /b\n"
 		"[policy]\nsink_tokens = 0\nwindow_tokens = 256\nratio = 8.5\nmax_error = 1e-2\n"
 		"[namespace default]\nuids = any\n"
@@ -88,6 +89,7 @@ static void every_key(void **state)
 	assert_string_equal(c.store_dir, "/var/lib/x");
 	assert_int_equal(c.store_bytes, 2ull << 40);
 	assert_int_equal(c.segment_bytes, 8 << 20);
+	assert_string_equal(c.metrics_listen, "unix:/run/m.sock");
 	assert_int_equal(c.n_transforms, 2);
 	assert_string_equal(c.transforms[0], "/a");
 	assert_string_equal(c.transforms[1], "/b");
@@ -123,6 +125,8 @@ static void faults(void **state)
 		{"[namespace]\nuids = 3", ":1: [namespace]: unknown section; did you mean [namespace NAME]?"},
 		{"[namespaces x]\n", ":1: [namespaces x]: unknown section; did you mean [namespace NAME]?"},
 		{"[namespace  ]", ":1: [namespace  ]: a namespace's name has 1 to 63 bytes"},
+		{"[metrics]\nlisten = 0.0.0.0:9464", ":2: [metrics] listen: 0.0.0.0:9464 can be reached from "
+						     "other machines; only loopback addresses are taken"},
 		{"[namespace a b]", ":1: [namespace a b]: a namespace's name holds no blanks"},
 		{"[namespace " LONG_50 "0123456789abcd]",
 			":1: [namespace " LONG_50 "0123456789abcd]: a namespace's name has 1 to 63 bytes"},
