@@ -22,8 +22,9 @@ struct address {
  * a sentence in why: an address of another machine's reach among the reasons. */
 int address_parse(const char *text, struct address *out, char *why, size_t why_len);
 
-/* Removes a unix socket's file (of SOCK_STREAM or SOCK_SEQPACKET) that nobody listens on, as a process that was killed
- * leaves it. 0 also when there is none; -EADDRINUSE: somebody listens; -EEXIST: it is no socket; -errno. */
+/* Removes a unix socket's file (of SOCK_STREAM or SOCK_SEQPACKET) that nobody listens on, as a process that
+ * was killed leaves it. 0 also when there is none; -EADDRINUSE: somebody listens; -EEXIST: it is no socket;
+ * -errno. */
 int address_clear(const struct sockaddr_un *local, int type);
 
 /* A socket bound to it and listening, close-on-exec, the caller's. A unix socket's file that nobody listens
