@@ -38,6 +38,20 @@ struct rope_table {
 	const float *sin;
 };
 
+/* Against what tokens of one layer are measured: [n_heads * dim] each. */
+struct statistics_basis {
+	const float *centre;
+	const float *weight;
+	const float *direction;
+};
+
+/* Sums over the features x of one head of one token, rotation undone. */
+struct token_statistic {
+	float norm;     /* x^2 */
+	float distance; /* weight (x - centre)^2 */
+	float dot;      /* direction (x - centre) */
+};
+
 enum { QUANT_BITS_MAX = 8 };
 
 struct kernels {
@@ -98,6 +112,12 @@ struct kernels {
 	/* The inverse: c[i][t] from codes and steps. */
 	void (*dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_rows, size_t n_tokens,
 		unsigned bits, float *c, size_t c_stride);
+
+	/* Statistics of tokens [0, n_tokens) of the run in one layer: out is [n_tokens, n_heads]; rope row i
+	 * belongs to token i (NULL for a plane without). Traffic: 2 w bytes a token in bf16. */
+	void (*statistics)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
+		size_t n_tokens, const struct rope_table *rope, const struct statistics_basis *basis,
+		struct token_statistic *out);
 };
 
 /* What a code of this width takes in a row. Widths that divide a byte are packed side by side; the others

@@ -91,4 +91,5 @@ const struct kernels VARIANT(kernels) = {
 	.transpose = transpose,
 	.quantise = VARIANT(quantise),
 	.dequantise = VARIANT(dequantise),
+	.statistics = VARIANT(statistics),
 };

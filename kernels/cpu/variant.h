@@ -43,6 +43,9 @@ void VARIANT(quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_
 	uint16_t *steps, uint8_t *packed, float *coded, float *kept);
 void VARIANT(dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_rows, size_t n_tokens,
 	unsigned bits, float *c, size_t c_stride);
+void VARIANT(statistics)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
+	size_t n_tokens, const struct rope_table *rope, const struct statistics_basis *basis,
+	struct token_statistic *out);
 
 #endif
 #endif
