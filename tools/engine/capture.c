@@ -20,38 +20,19 @@
 
 enum { RECALL_EVERY = 4 };
 
-static void geometry_of(const struct model *m, struct geometry *g)
-{
-	*g = (struct geometry){.n_layers = m->n_layers, .n_planes = 2, .tp_size = 1};
-	snprintf(g->name, sizeof g->name, "%s", m->name);
-	for (int i = 0; i < 2; i++)
-		g->planes[i] = (struct plane){
-			.n_heads = m->n_kv_heads, .dim = m->head_dim, .dtype = DTYPE_F16, .rope_scale = 1};
-	g->planes[0].rope_kind = ROPE_HALF;
-	g->planes[0].rope_dim = m->head_dim;
-	memcpy(g->planes[0].inv_freq, m->inv_freq, m->head_dim / 2 * sizeof *m->inv_freq);
-}
-
 static int write_planes(const struct engine *e, const struct kv_table *table, uint32_t n, const char *path)
 {
 	const struct kv_run run = {.blocks = table->blocks, .block_tokens = KV_BLOCK_TOKENS};
-	uint32_t n_pages = 2 * e->model->n_layers;
-	struct kv_pages *pages = calloc(n_pages, sizeof *pages);
+	struct kv_pages *pages = kv_cache_pages(e->cache);
 	uint64_t *positions = calloc(n, sizeof *positions);
 	struct geometry g;
 	int r = -ENOMEM;
 
 	if (!pages || !positions)
 		goto out;
-	geometry_of(e->model, &g);
+	model_geometry(e->model, &g);
 	for (uint32_t i = 0; i < n; i++)
 		positions[i] = i;
-	for (uint32_t i = 0; i < n_pages; i++) {
-		const struct cistern_layout *l = &e->cache->layouts[i];
-
-		pages[i] = (struct kv_pages){
-			e->cache->memory + l->base, l->block_stride, l->token_stride, l->head_stride};
-	}
 	r = capture_write(path, &g, positions, n, pages, &run);
 out:
 	free(pages);

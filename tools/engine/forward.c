@@ -109,8 +109,9 @@ static void attend_tile(
 	const struct forward_request *r = c->request;
 	uint32_t dim = m->head_dim;
 	uint32_t seen = c->position + first + n;
-	double *received =
-		r->received ? r->received + ((size_t)layer * m->n_heads + head) * r->received_stride : NULL;
+	const size_t place = ((size_t)layer * m->n_heads + head) * r->received_stride;
+	double *received = r->received ? r->received + place : NULL;
+	uint16_t *resting = r->resting ? r->resting + place : NULL;
 
 	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)seen, (int)dim, 1,
 		f->qkv + (size_t)first * qkv_width(m) + head * dim, (int)qkv_width(m), f->keys, (int)dim, 0,
@@ -123,6 +124,8 @@ static void attend_tile(
 		memset(row + visible, 0, (seen - visible) * sizeof *row);
 		for (uint32_t t = 0; received && t < visible; t++)
 			received[t] += (double)row[t];
+		for (uint32_t t = 0; resting && t < visible; t++)
+			resting[t] = (uint16_t)(resting[t] + (row[t] * (float)visible >= FORWARD_RESTING));
 	}
 	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)dim, (int)seen, 1, f->scores,
 		(int)seen, f->values, (int)dim, 0, f->attention + (size_t)first * q_width(m) + head * dim,
@@ -163,6 +166,9 @@ static void layer_run(struct forward *f, const struct chunk *c, uint32_t layer)
 	norm_rows(f, c->n, l->attention_norm);
 	linear(f->normed, c->n, m->hidden, l->qkv, qkv_width(m), 0, f->qkv);
 	rotate_and_store(f, c, layer);
+	for (uint32_t i = 0; c->request->queries && i < n; i++)
+		memcpy(c->request->queries + ((size_t)layer * c->request->n_collect + row + i) * q_width(m),
+			f->qkv + (size_t)(c->n - n + i) * qkv_width(m), q_width(m) * sizeof(float));
 	attend(f, c, layer);
 	if (c->request->attention_out && n)
 		memcpy(c->request->attention_out + ((size_t)layer * c->request->n_collect + row) * q_width(m),
@@ -203,7 +209,7 @@ static int request_check(const struct model *m, const struct forward_request *r)
 		return -EINVAL;
 	if (r->n_cached > r->n_tokens || r->n_collect > r->n_tokens)
 		return -EINVAL;
-	if (r->received && r->received_stride < r->position + r->n_tokens)
+	if ((r->received || r->resting) && r->received_stride < r->position + r->n_tokens)
 		return -EINVAL;
 	for (uint32_t i = 0; i < r->n_tokens; i++)
 		if (r->tokens[i] >= m->vocab)

@@ -15,7 +15,7 @@
 #include "tools/engine/kv-cache.h"
 #include "tools/engine/model.h"
 
-enum { FORWARD_CHUNK = 256 };
+enum { FORWARD_CHUNK = 256, FORWARD_RESTING = 10 };
 
 struct forward;
 
@@ -31,11 +31,15 @@ struct forward_request {
 	float *logits;        /* [n_collect, vocab], or NULL */
 	float *attention_out; /* [n_layers, n_collect, n_heads * head_dim], or NULL; before the output
 				 projection */
+	float *queries;       /* in the same form, or NULL: rotated, as they meet the keys */
 
 	/* Attention that positions [0, received_stride) get from the new tokens, added up per layer and query
 	 * head: [n_layers, n_heads, received_stride], or NULL. received_stride >= position + n_tokens. */
 	double *received;
 	size_t received_stride;
+	/* By how many of the new tokens each position was given FORWARD_RESTING times the uniform share and
+	 * more, in the same form, or NULL. */
+	uint16_t *resting;
 };
 
 /* -ENOMEM. Sets the BLAS library of this process to one thread. */

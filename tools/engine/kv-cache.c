@@ -130,3 +130,17 @@ void kv_cache_describe(const struct kv_cache *c, uint32_t model_id, struct ciste
 		.layouts = c->layouts,
 	};
 }
+
+struct kv_pages *kv_cache_pages(const struct kv_cache *c)
+{
+	const size_t n = 2 * (size_t)c->n_layers;
+	struct kv_pages *pages = calloc(n, sizeof *pages);
+
+	for (size_t i = 0; pages && i < n; i++) {
+		const struct cistern_layout *l = &c->layouts[i];
+
+		pages[i] = (struct kv_pages){
+			c->memory + l->base, l->block_stride, l->token_stride, l->head_stride};
+	}
+	return pages;
+}

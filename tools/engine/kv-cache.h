@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/kernels.h"
 #include "shm/cistern.h"
 #include "tools/engine/model.h"
 
@@ -62,5 +63,8 @@ static inline uint16_t *kv_at(const struct kv_cache *c, const struct kv_table *t
 
 /* What cistern_register_memory wants; the description points into c. */
 void kv_cache_describe(const struct kv_cache *c, uint32_t model_id, struct cistern_memory *out);
+
+/* The same for the codec, in this process: [n_layers][2], malloc'd and the caller's. NULL: out of memory. */
+struct kv_pages *kv_cache_pages(const struct kv_cache *c);
 
 #endif

@@ -337,3 +337,15 @@ void model_describe(const struct model *m, struct cistern_plane planes[2], struc
 	*out = (struct cistern_model){
 		.name = m->name, .n_layers = m->n_layers, .n_planes = 2, .planes = planes, .tp_size = 1};
 }
+
+void model_geometry(const struct model *m, struct geometry *g)
+{
+	*g = (struct geometry){.n_layers = m->n_layers, .n_planes = 2, .tp_size = 1};
+	snprintf(g->name, sizeof g->name, "%s", m->name);
+	for (int i = 0; i < 2; i++)
+		g->planes[i] = (struct plane){
+			.n_heads = m->n_kv_heads, .dim = m->head_dim, .dtype = DTYPE_F16, .rope_scale = 1};
+	g->planes[0].rope_kind = ROPE_HALF;
+	g->planes[0].rope_dim = m->head_dim;
+	memcpy(g->planes[0].inv_freq, m->inv_freq, m->head_dim / 2 * sizeof *m->inv_freq);
+}

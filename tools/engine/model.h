@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/geometry.h"
 #include "shm/cistern.h"
 
 struct model_layer {
@@ -49,5 +50,8 @@ struct model *model_free(struct model *m);
 
 /* What cistern_register_model wants: fills planes[2] (K and V, f16) and a description that points to them. */
 void model_describe(const struct model *m, struct cistern_plane planes[2], struct cistern_model *out);
+
+/* The same for the codec, in this process. */
+void model_geometry(const struct model *m, struct geometry *g);
 
 #endif
