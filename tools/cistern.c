@@ -14,6 +14,7 @@ static const struct command {
 	{"calibrate", cmd_calibrate, "learn a transform from captured KV"},
 	{"demo", cmd_demo, "the main job, end to end, with a small real model"},
 	{"status", cmd_status, "what a running daemon holds and does"},
+	{"top", cmd_top, "the same, live, by namespace and model"},
 };
 
 static void print_usage(FILE *out)
