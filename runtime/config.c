@@ -35,6 +35,11 @@ void config_init(struct config *c)
 		.pool_bytes = 1ull << 30,
 		.store_bytes = 16ull << 30,
 		.segment_bytes = 64ull << 20,
+		.learn = {.first_tokens = 4096,
+			.cpu_percent = 25,
+			.drift_percent = 5,
+			.memory_bytes = 4ull << 30,
+			.versions = 8},
 		.namespaces = {{.name = "default"}},
 		.n_namespaces = 1,
 	};
@@ -52,6 +57,7 @@ enum kind {
 	KIND_BACKEND,
 	KIND_TRANSFORM,
 	KIND_ADDRESS,
+	KIND_FLAG,
 	KIND_UIDS
 };
 
@@ -91,6 +97,12 @@ static const struct key keys[] = {
 	NUMBER("store", "segment_size", KIND_SIZE, segment_bytes, 1 << 20, 1ull << 32),
 	SPECIAL("metrics", "listen", KIND_ADDRESS),
 	SPECIAL("transforms", "path", KIND_TRANSFORM),
+	NUMBER("learn", "enabled", KIND_FLAG, learn.enabled, 0, 0),
+	NUMBER("learn", "first_tokens", KIND_COUNT, learn.first_tokens, 512, 1 << 24),
+	NUMBER("learn", "cpu_percent", KIND_COUNT, learn.cpu_percent, 1, 100),
+	NUMBER("learn", "drift_percent", KIND_COUNT, learn.drift_percent, 1, 99),
+	NUMBER("learn", "memory", KIND_SIZE, learn.memory_bytes, 1 << 16, 1ull << 43),
+	NUMBER("learn", "versions", KIND_COUNT, learn.versions, 2, 64),
 	NUMBER("policy", "sink_tokens", KIND_COUNT, policy.sink_tokens, 0, UINT32_MAX),
 	NUMBER("policy", "window_tokens", KIND_COUNT, policy.window_tokens, 0, UINT32_MAX),
 	NUMBER("policy", "ratio", KIND_REAL, policy.ratio, 0, 0),
@@ -259,6 +271,16 @@ static bool set_text(struct loader *l, const struct key *key, const char *text)
 	return true;
 }
 
+static bool set_flag(struct loader *l, const struct key *key, const char *text)
+{
+	const bool yes = strcmp(text, "yes") == 0;
+
+	if (!yes && strcmp(text, "no") != 0)
+		return fail(l, l->line, key->name, "\"%s\" is neither yes nor no", text);
+	memcpy((char *)&l->config + key->offset, &yes, sizeof yes);
+	return true;
+}
+
 static bool set_backend(struct loader *l, const char *text)
 {
 	if (strcmp(text, "auto") != 0 && strcmp(text, "host") != 0)
@@ -346,6 +368,7 @@ static bool set_value(struct loader *l, const struct key *key, const char *value
 	case KIND_BACKEND: return set_backend(l, value);
 	case KIND_TRANSFORM: return add_transform(l, value);
 	case KIND_ADDRESS: return set_address(l, value);
+	case KIND_FLAG: return set_flag(l, key, value);
 	case KIND_UIDS: return set_uids(l, value);
 	}
 	return false;

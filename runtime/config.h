@@ -21,6 +21,15 @@ struct config_namespace {
 	bool any_uid;
 };
 
+struct config_learn {
+	bool enabled;           /* default no */
+	uint32_t first_tokens;  /* default 4096 */
+	uint32_t cpu_percent;   /* of one core; default 25 */
+	uint32_t drift_percent; /* default 5 */
+	uint64_t memory_bytes;  /* memory=; default 4 GiB */
+	uint32_t versions;      /* of one model; default 8 */
+};
+
 struct config {
 	/* [daemon] */
 	char socket[100];      /* path; default /run/cistern/cistern.sock */
@@ -41,6 +50,8 @@ struct config {
 	/* [transforms] path= may be given several times: files made by `cistern calibrate` */
 	char transforms[CONFIG_TRANSFORMS_MAX][CONFIG_PATH_MAX];
 	uint32_t n_transforms;
+	/* [learn] */
+	struct config_learn learn;
 	/* [policy] */
 	struct policy policy;
 	/* [namespace NAME] uids=: user ids, or any */

@@ -38,11 +38,12 @@ struct index_entry {
 	struct store_location replaced; /* what is on disk until a better frame of the chunk is, or 0 */
 	uint64_t serial; /* never given twice: tells a new entry from an old one of the same key */
 	uint32_t n_pins;
-	uint32_t n_users; /* operations that read or write the record now: not to be moved or freed */
-	bool writing;     /* a store write is in flight */
-	bool reading;     /* a store read is in flight */
-	bool dead;        /* detached while in use: its owner frees it when the last user lets go */
-	void *waiters;    /* the cache's: who waits for the record */
+	uint32_t n_users;  /* operations that read or write the record now: not to be moved or freed */
+	bool writing;      /* a store write is in flight */
+	bool reading;      /* a store read is in flight */
+	bool anew_in_vain; /* making its plain frame anew was tried, and does not pay */
+	bool dead;         /* detached while in use: its owner frees it when the last user lets go */
+	void *waiters;     /* the cache's: who waits for the record */
 	struct index_entry *hash_next;
 	struct index_entry *newer, *older; /* recency list of entries that are in the pool */
 };

@@ -35,6 +35,25 @@ static const char *bytes(double n, char out[32])
 	return out;
 }
 
+static void print_learning(const json_t *l)
+{
+	const json_t *captured = json_object_get(l, "captured_energy"), *version;
+	char a[32];
+	size_t i;
+
+	if (!json_is_object(l))
+		return;
+	printf("  learning  %s: %.0f tokens seen, %.0f taken, %.0f chunks plain, %.0f ms of one core\n",
+		json_string_value(json_object_get(l, "state")), number(l, "tokens_seen"),
+		number(l, "tokens_taken"), number(l, "plain_chunks"), number(l, "cpu_ms"));
+	if (json_is_number(captured))
+		printf("  energy    %.1f%% captured, %.1f%% when the transform was new\n",
+			100 * json_number_value(captured), 100 * number(l, "captured_energy_first"));
+	json_array_foreach(json_object_get(l, "versions"), i, version) printf(
+		"  version   %.0f from %.0f tokens, %s, %.0f chunks\n", number(version, "number"),
+		number(version, "tokens"), bytes(number(version, "bytes"), a), number(version, "frames"));
+}
+
 static void print_status(const json_t *s)
 {
 	const json_t *pool = json_object_get(s, "pool"), *store = json_object_get(s, "store"),
@@ -65,11 +84,15 @@ static void print_status(const json_t *s)
 			number(store, "errors"));
 	else
 		puts("store     none");
-	json_array_foreach(json_object_get(s, "models"), i, item) printf(
-		"model     %s, %.0f layers, %s a token, %s\n",
-		json_string_value(json_object_get(item, "name")), number(item, "layers"),
-		bytes(number(item, "token_bytes"), a),
-		json_is_true(json_object_get(item, "transform")) ? "with a transform" : "plain 8-bit codec");
+	json_array_foreach(json_object_get(s, "models"), i, item)
+	{
+		printf("model     %s, %.0f layers, %s a token, %s\n",
+			json_string_value(json_object_get(item, "name")), number(item, "layers"),
+			bytes(number(item, "token_bytes"), a),
+			json_is_true(json_object_get(item, "transform")) ? "with a transform"
+									 : "plain 8-bit codec");
+		print_learning(json_object_get(item, "learning"));
+	}
 	json_array_foreach(json_object_get(s, "sessions"), i, item)
 		printf("client    %.0f, namespace %s, uid %.0f, %.0f requests, %.0f in flight\n",
 			number(item, "id"), json_string_value(json_object_get(item, "namespace")),

@@ -58,10 +58,11 @@ static json_t *models_array(const struct daemon *d)
 	for (size_t i = 0; i < registry_n_models(d->registry); i++) {
 		const struct model *m = registry_model_at(d->registry, i);
 
-		json_array_append_new(array, json_pack("{s:s, s:i, s:o, s:b}", "name", m->geometry.name,
-						     "layers", (int)m->geometry.n_layers, "token_bytes",
-						     number(geometry_token_bytes(&m->geometry)), "transform",
-						     m->transform != NULL));
+		json_array_append_new(
+			array, json_pack("{s:s, s:i, s:o, s:b, s:o}", "name", m->geometry.name, "layers",
+				       (int)m->geometry.n_layers, "token_bytes",
+				       number(geometry_token_bytes(&m->geometry)), "transform",
+				       m->transform != NULL, "learning", learn_status(d->learn, m)));
 	}
 	return array;
 }

@@ -42,7 +42,7 @@ static uint64_t now_us(void)
 
 /* The event's cookie: a session's address, whose low bits are free, with the source in them. */
 enum { SOURCE_MASK = 7 };
-_Static_assert((int)SOURCE_DOORBELL <= (int)SOURCE_MASK, "sources fit the free bits of an address");
+_Static_assert((int)SOURCE_LEARN <= (int)SOURCE_MASK, "sources fit the free bits of an address");
 
 static struct epoll_event event_of(enum daemon_source source, struct session *s)
 {
@@ -179,10 +179,6 @@ static int set_up(struct daemon *d)
 	d->registry = registry_new();
 	if (!d->events || !d->registry)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < c->n_transforms && !r; i++)
-		r = registry_load_transform(d->registry, c->transforms[i]);
-	if (r)
-		return r;
 	r = pool_new(c->pool_bytes, &d->pool);
 	if (r) {
 		log_error("pool of %llu bytes: %s", (unsigned long long)c->pool_bytes, strerror(-r));
@@ -193,6 +189,15 @@ static int set_up(struct daemon *d)
 		return -ENOMEM;
 	cache_count_on(d->cache, d->board);
 	r = open_store(d);
+	if (!r)
+		r = learn_new(d, &d->learn);
+	for (uint32_t i = 0; i < c->n_transforms && !r; i++)
+		r = registry_load_transform(d->registry, c->transforms[i]);
+	if (r)
+		return r;
+	r = learn_start(d->learn);
+	if (!r && learn_fd(d->learn) >= 0)
+		r = daemon_watch(d, learn_fd(d->learn), SOURCE_LEARN, NULL);
 	if (r)
 		return r;
 	d->n_workers = c->workers ? c->workers : n_cpus > 0 ? (uint32_t)n_cpus : 1;
@@ -275,6 +280,7 @@ static void handle_event(struct daemon *d, const struct epoll_event *event)
 			session_receive(s);
 		break;
 	case SOURCE_DOORBELL: session_rung(s); break;
+	case SOURCE_LEARN: learn_run(d->learn); break;
 	}
 }
 
@@ -383,8 +389,9 @@ static void drain(struct daemon *d)
 	for (struct session *s = d->sessions; s; s = s->next)
 		session_close(s, "the daemon stops");
 	d->dirty = NULL;
+	learn_stop(d->learn);
 	while (d->sessions || (d->workers && workers_n_busy(d->workers)) ||
-		(d->cache && cache_n_busy(d->cache))) {
+		(d->cache && cache_n_busy(d->cache)) || (d->learn && !learn_is_idle(d->learn))) {
 		if (d->workers)
 			workers_reap(d->workers);
 		if (d->cache)
@@ -404,6 +411,7 @@ void daemon_fini(struct daemon *d)
 	if (d->workers)
 		drain(d);
 	d->workers = workers_free(d->workers);
+	d->learn = learn_free(d->learn);
 	d->store = store_close(d->store);
 	if (d->cache)
 		cache_attach(d->cache, NULL);

@@ -8,6 +8,7 @@
 
 #include "runtime/config.h"
 #include "runtime/daemon/cache.h"
+#include "runtime/daemon/learn/learn.h"
 #include "runtime/daemon/events.h"
 #include "runtime/daemon/registry.h"
 #include "runtime/daemon/session.h"
@@ -35,6 +36,7 @@ struct daemon {
 	struct cache *cache;
 	struct registry *registry;
 	struct workers *workers;
+	struct learn *learn;
 	struct board *board;
 	struct exporter *exporter; /* NULL: no metrics */
 	uint32_t n_workers;
@@ -65,7 +67,8 @@ enum daemon_source {
 	SOURCE_WORKERS,
 	SOURCE_STORE,
 	SOURCE_SOCKET,
-	SOURCE_DOORBELL
+	SOURCE_DOORBELL,
+	SOURCE_LEARN
 };
 int daemon_watch(struct daemon *d, int fd, enum daemon_source source, struct session *s);
 /* Stops and resumes listening for a session's messages; a hang-up is noticed all the same. */

@@ -10,6 +10,7 @@
 struct loaded {
 	struct transform *transform;
 	size_t len_bytes;
+	uint32_t n_users;
 };
 
 struct registry {
@@ -45,9 +46,70 @@ static const struct transform *latest_for(const struct registry *r, const uint8_
 	return NULL;
 }
 
-int registry_load_transform(struct registry *r, const char *path)
+static struct loaded *find(const struct registry *r, const uint8_t id[16])
+{
+	for (size_t i = 0; i < r->n_transforms; i++)
+		if (!memcmp(r->transforms[i].transform->id, id, 16))
+			return &r->transforms[i];
+	return NULL;
+}
+
+static void choose_latest(struct registry *r)
+{
+	for (size_t i = 0; i < r->n_models; i++)
+		r->models[i]->transform = latest_for(r, r->models[i]->fingerprint);
+}
+
+/* As if it had been loaded now. */
+static void make_latest(struct registry *r, const uint8_t id[16])
+{
+	struct loaded *l = find(r, id), *last = &r->transforms[r->n_transforms - 1];
+	const struct loaded moved = *l;
+
+	memmove(l, l + 1, (size_t)(last - l) * sizeof *l);
+	*last = moved;
+	choose_latest(r);
+}
+
+int registry_add_transform(struct registry *r, struct transform *t, size_t len_bytes)
 {
 	struct loaded *more;
+
+	if (find(r, t->id))
+		return -EEXIST;
+	more = realloc(r->transforms, (r->n_transforms + 1) * sizeof *more);
+	if (!more)
+		return -ENOMEM;
+	r->transforms = more;
+	r->transforms[r->n_transforms++] = (struct loaded){.transform = t, .len_bytes = len_bytes};
+	choose_latest(r);
+	return 0;
+}
+
+int registry_remove_transform(struct registry *r, const uint8_t id[16])
+{
+	struct loaded *l = find(r, id);
+
+	if (!l || l->n_users)
+		return l ? -EBUSY : -ENOENT;
+	transform_unref(l->transform);
+	memmove(l, l + 1, (size_t)(r->transforms + --r->n_transforms - l) * sizeof *l);
+	choose_latest(r);
+	return 0;
+}
+
+void registry_hold(struct registry *r, const struct transform *t)
+{
+	find(r, t->id)->n_users++;
+}
+
+void registry_release(struct registry *r, const struct transform *t)
+{
+	find(r, t->id)->n_users--;
+}
+
+int registry_load_transform(struct registry *r, const char *path)
+{
 	struct transform *t;
 	char why[256] = "";
 	void *data;
@@ -64,25 +126,22 @@ int registry_load_transform(struct registry *r, const char *path)
 		log_error("%s: not a usable transform: %s", path, why);
 		return status;
 	}
-	more = realloc(r->transforms, (r->n_transforms + 1) * sizeof *more);
-	if (!more) {
+	if (find(r, t->id))
+		make_latest(r, t->id);
+	status = registry_add_transform(r, t, len);
+	if (status) {
 		transform_unref(t);
-		return -ENOMEM;
+		return status == -EEXIST ? 0 : status;
 	}
-	r->transforms = more;
-	r->transforms[r->n_transforms++] = (struct loaded){.transform = t, .len_bytes = len};
-	for (size_t i = 0; i < r->n_models; i++)
-		r->models[i]->transform = latest_for(r, r->models[i]->fingerprint);
 	log_info("transform %s: %u parts, %u rungs, %zu bytes", path, t->n_parts, t->n_rungs, len);
 	return 0;
 }
 
 const struct transform *registry_transform(const struct registry *r, const uint8_t id[16])
 {
-	for (size_t i = 0; i < r->n_transforms; i++)
-		if (!memcmp(r->transforms[i].transform->id, id, 16))
-			return r->transforms[i].transform;
-	return NULL;
+	const struct loaded *l = find(r, id);
+
+	return l ? l->transform : NULL;
 }
 
 int registry_model(struct registry *r, const struct geometry *g, struct model **out)

@@ -26,6 +26,15 @@ struct registry *registry_free(struct registry *r);
  * for old frames. One log line. -errno, -EBADMSG (said in a log line with the path). */
 int registry_load_transform(struct registry *r, const char *path);
 
+/* The same for one that is in memory, of len_bytes serialised; takes over the reference. -EEXIST: there is
+ * one with its id; -ENOMEM: the reference stays the caller's. */
+int registry_add_transform(struct registry *r, struct transform *t, size_t len_bytes);
+/* Takes one away: new frames are made with what is left. -ENOENT; -EBUSY: it is held. */
+int registry_remove_transform(struct registry *r, const uint8_t id[16]);
+/* For as long as frames are made or read with it. */
+void registry_hold(struct registry *r, const struct transform *t);
+void registry_release(struct registry *r, const struct transform *t);
+
 /* The transform with this id; NULL: not loaded. */
 const struct transform *registry_transform(const struct registry *r, const uint8_t id[16]);
 

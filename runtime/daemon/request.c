@@ -31,9 +31,11 @@ struct step {
 	uint8_t *frame; /* PUT: what the job made */
 	size_t frame_bytes;
 	struct frame_info info;
-	const struct transform *transform; /* GET: which the frame names; PUT: the model's, as it was then */
-	uint64_t run_ns;                   /* the worker's time */
-	uint32_t n_class[BOARD_CLASSES];   /* PUT */
+	const struct transform
+		*transform;    /* GET: which the frame names; PUT: the model's, as it was then; held */
+	struct sample *sample; /* PUT: to learn from; NULL: none */
+	uint64_t run_ns;       /* the worker's time */
+	uint32_t n_class[BOARD_CLASSES]; /* PUT */
 };
 
 struct request {
@@ -136,6 +138,8 @@ static void step_end(struct step *step, int status)
 
 	if (status)
 		cut(q, step->chunk, status);
+	if (step->transform)
+		registry_release(q->daemon->registry, step->transform);
 	free(step);
 	q->n_active--;
 	go_on(q);
@@ -153,6 +157,14 @@ static struct step *step_new(struct request *q, uint32_t chunk)
 	step->chunk = chunk;
 	q->n_active++;
 	return step;
+}
+
+/* Until the step ends. */
+static void use_transform(struct step *step, const struct transform *t)
+{
+	step->transform = t;
+	if (t)
+		registry_hold(step->request->daemon->registry, t);
 }
 
 static struct step *step_of_wait(struct cache_wait *wait)
@@ -188,6 +200,8 @@ static void put_run(struct job *job, struct codec *codec)
 	for (uint32_t i = 0; i < chunk.n_tokens; i++)
 		step->n_class[classes[i] % BOARD_CLASSES]++;
 	step->status = codec_encode(codec, &chunk, &options, &step->frame, &step->frame_bytes, &step->info);
+	if (!step->status && step->sample)
+		sample_fill(step->sample, q->daemon->kernels, &chunk, classes);
 	step->run_ns = board_now_ns() - step->run_ns;
 }
 
@@ -216,6 +230,8 @@ static void put_done(struct job *job)
 	struct request *q = step->request;
 	struct index_entry *e = step->entry;
 
+	if (step->sample)
+		learn_take(q->daemon->learn, step->sample);
 	if (step->status) {
 		cache_abandon(q->daemon->cache, e);
 		step_end(step, step->status);
@@ -250,7 +266,8 @@ static void put_start(struct request *q, uint32_t chunk)
 		step_end(step, -ENOMEM);
 		return;
 	}
-	step->transform = q->model->transform;
+	use_transform(step, q->model->transform);
+	step->sample = learn_sample(q->daemon->learn, q->model, chunk_tokens(q, chunk));
 	step->job.run = put_run;
 	step->job.done = put_done;
 	workers_submit(q->daemon->workers, &step->job);
@@ -307,7 +324,7 @@ static void get_fetched(struct cache_wait *wait, int status)
 	if (!status && q->sqe.op == WIRE_GET && !q->session->closed) {
 		status = frame_parse(cache_frame(step->entry), step->entry->frame_bytes, &info, NULL, 0);
 		if (!status)
-			step->transform = registry_transform(q->daemon->registry, info.transform);
+			use_transform(step, registry_transform(q->daemon->registry, info.transform));
 		/* A frame whose transform is not loaded is one that we cannot read: the client's miss. */
 		if (!status && !step->transform && memcmp(info.transform, plain, 16) != 0) {
 			cache_release(q->daemon->cache, step->entry);

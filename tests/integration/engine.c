@@ -29,7 +29,7 @@ static uint16_t true_value(
 	return f16_from_f32((float)(x >> 40) / 4194304.0f - 2.0f);
 }
 
-static uint16_t *token_at(const struct engine *e, uint32_t layer, uint32_t plane, uint32_t token)
+uint16_t *engine_token(const struct engine *e, uint32_t layer, uint32_t plane, uint32_t token)
 {
 	const size_t layer_elements = (size_t)E_BLOCKS * E_BLOCK * E_WIDTH;
 
@@ -109,7 +109,7 @@ void engine_prefill(struct engine *e, uint32_t sequence, uint32_t n_tokens)
 		for (uint32_t p = 0; p < 2; p++)
 			for (uint32_t t = 0; t < n_tokens; t++)
 				for (uint32_t f = 0; f < E_WIDTH; f++)
-					token_at(e, l, p, t)[f] = true_value(sequence, l, p, t, f);
+					engine_token(e, l, p, t)[f] = true_value(sequence, l, p, t, f);
 }
 
 void engine_wipe(struct engine *e)
@@ -122,7 +122,7 @@ bool engine_is_wiped(const struct engine *e, uint32_t token)
 	for (uint32_t l = 0; l < E_LAYERS; l++)
 		for (uint32_t p = 0; p < 2; p++)
 			for (uint32_t f = 0; f < E_WIDTH; f++)
-				if (token_at(e, l, p, token)[f] != 0x5555)
+				if (engine_token(e, l, p, token)[f] != 0x5555)
 					return false;
 	return true;
 }
@@ -138,7 +138,7 @@ double engine_error(const struct engine *e, uint32_t sequence, uint32_t first, u
 			for (uint32_t l = 0; l < E_LAYERS; l++)
 				for (uint32_t f = 0; f < E_WIDTH; f++) {
 					const double x = (double)f16_to_f32(true_value(sequence, l, p, t, f));
-					const double d = (double)f16_to_f32(token_at(e, l, p, t)[f]) - x;
+					const double d = (double)f16_to_f32(engine_token(e, l, p, t)[f]) - x;
 
 					error += d * d;
 					norm += x * x;

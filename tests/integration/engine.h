@@ -46,6 +46,9 @@ void engine_keys(struct engine *e, uint32_t sequence, uint32_t n_tokens);
 /* Fills the cache with a pattern that no sequence has. */
 void engine_wipe(struct engine *e);
 
+/* One token of one layer and plane: [E_HEADS][E_DIM]. */
+uint16_t *engine_token(const struct engine *e, uint32_t layer, uint32_t plane, uint32_t token);
+
 /* Queue, submit, wait for the last completion. A negative return of the call is the status. */
 struct cistern_completion engine_put(struct engine *e, uint32_t n_tokens);
 struct cistern_completion engine_get(struct engine *e, uint32_t n_tokens, uint32_t flags);

@@ -69,6 +69,9 @@ static void every_key(void **state)
 		"[store]\npath = /var/lib/x\nsize = 2T\nsegment_size = 8192K\n"
 		"[metrics]\nlisten = unix:/run/m.sock\n"
 		"[transforms]\npath = /a\npath = /b\n"
+		"[learn]\nenabled = yes\nfirst_tokens = 1000\ncpu_percent = 50\ndrift_percent = 10\nmemory = "
+		"1G\n"
+		"versions = 3\n"
 		"[policy]\nsink_tokens = 0\nwindow_tokens = 256\nratio = 8.5\nmax_error = 1e-2\n"
 		"[namespace default]\nuids = any\n"
 		"[namespace team/a]\nuids = 1000, 1001 0\n"
@@ -93,6 +96,12 @@ static void every_key(void **state)
 	assert_int_equal(c.n_transforms, 2);
 	assert_string_equal(c.transforms[0], "/a");
 	assert_string_equal(c.transforms[1], "/b");
+	assert_true(c.learn.enabled);
+	assert_int_equal(c.learn.first_tokens, 1000);
+	assert_int_equal(c.learn.cpu_percent, 50);
+	assert_int_equal(c.learn.drift_percent, 10);
+	assert_int_equal(c.learn.memory_bytes, 1 << 30);
+	assert_int_equal(c.learn.versions, 3);
 	assert_int_equal(c.policy.sink_tokens, 0);
 	assert_int_equal(c.policy.window_tokens, 256);
 	assert_true(c.policy.ratio == 8.5);
@@ -172,6 +181,11 @@ static void faults(void **state)
 			":3: [store] size: the store must hold at least four segments (size 1073741824, "
 			"segment_size 1073741824)"},
 		{"[transforms]\npath =\n", ":2: [transforms] path: must not be empty"},
+		{"[learn]\nenabled = 1", ":2: [learn] enabled: \"1\" is neither yes nor no"},
+		{"[learn]\ncpu_percent = 0", ":2: [learn] cpu_percent: 0 is out of range (1 to 100)"},
+		{"[learn]\nversions = 1", ":2: [learn] versions: 1 is out of range (2 to 64)"},
+		{"[learn]\nfirst_tokens = 100",
+			":2: [learn] first_tokens: 100 is out of range (512 to 16777216)"},
 		{"[policy]\nratio = fast", ":2: [policy] ratio: \"fast\" is not a number"},
 		{"[policy]\nratio = nan", ":2: [policy] ratio: \"nan\" is not a number"},
 		{"[policy]\nsink_tokens = 4\nratio = 0.5\nmax_error = 0.1\n[pool]\n",

@@ -1,0 +1,231 @@
+#include "runtime/daemon/learn/student.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policy/calibrate.h"
+#include "policy/policy.h"
+
+struct student {
+	const struct geometry *geometry;
+	const struct kernels *kernels;
+	uint32_t chunk_tokens;
+	struct calibrate *calibrate;
+	float *x, *c, *rope; /* room for a chunk: [n, p], [r, n], cos and sin */
+	size_t x_room, c_room, rope_room;
+};
+
+/* One part's tokens on their way through. */
+struct gathered {
+	uint16_t tokens[FRAME_TOKENS_MAX];
+	uint64_t positions[FRAME_TOKENS_MAX];
+	size_t n;
+};
+
+static int make_calibrate(
+	struct student *s, const struct student_options *options, uint64_t *needed, char *why, size_t why_len)
+{
+	struct calibrate_options o;
+	uint32_t layers = s->geometry->n_layers;
+	uint64_t bytes;
+
+	calibrate_options_init(&o);
+	o.chunk_tokens = options->chunk_tokens;
+	o.keep = 1;
+	for (o.layers_per_group = 0;; o.layers_per_group = layers) {
+		struct transform_part part;
+		int r = calibrate_new(s->geometry, &o, &s->calibrate, why, why_len);
+
+		if (r < 0)
+			return r;
+		bytes = calibrate_bytes(s->calibrate);
+		if (bytes <= options->memory_bytes)
+			return 0;
+		calibrate_part(s->calibrate, 0, &part);
+		s->calibrate = calibrate_free(s->calibrate);
+		if (part.n_layers == 1)
+			break;
+		layers = part.n_layers / 2;
+	}
+	if (needed)
+		*needed = bytes;
+	return -ENOSPC;
+}
+
+int student_new(const struct geometry *geometry, const struct kernels *kernels,
+	const struct student_options *options, struct student **out, uint64_t *needed, char *why,
+	size_t why_len)
+{
+	struct student *s = calloc(1, sizeof *s);
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	s->geometry = geometry;
+	s->kernels = kernels;
+	s->chunk_tokens = options->chunk_tokens;
+	r = make_calibrate(s, options, needed, why, why_len);
+	if (r < 0)
+		student_free(s);
+	else
+		*out = s;
+	return r;
+}
+
+struct student *student_free(struct student *s)
+{
+	if (s) {
+		calibrate_free(s->calibrate);
+		free(s->x);
+		free(s->c);
+		free(s->rope);
+		free(s);
+	}
+	return NULL;
+}
+
+uint64_t student_bytes(const struct student *s)
+{
+	return calibrate_bytes(s->calibrate);
+}
+
+static float *room(float **memory, size_t *have, size_t want)
+{
+	if (*have < want) {
+		free(*memory);
+		*memory = malloc(want * sizeof **memory);
+		*have = *memory ? want : 0;
+	}
+	return *memory;
+}
+
+static void find_coded(const struct chunk_copy *chunk, const uint8_t *classes, struct gathered *g)
+{
+	g->n = 0;
+	for (uint32_t t = 0; t < chunk->n_tokens; t++)
+		if (!token_class_is_raw(classes[t])) {
+			g->tokens[g->n] = (uint16_t)t;
+			g->positions[g->n++] = chunk->position + t;
+		}
+}
+
+/* Features of a layer group: s->x [n, p], rotation undone, mean (NULL: zero) subtracted. */
+static int gather(struct student *s, const struct chunk_copy *chunk, const struct gathered *g,
+	const struct transform_part *part, const float *mean)
+{
+	const struct codec_chunk view = chunk_copy_view(chunk);
+	const struct plane *plane = &s->geometry->planes[part->plane];
+	const size_t width = plane_width(plane), n_angles = g->n * (plane->rope_dim / 2);
+	const bool rotated = plane->rope_kind != ROPE_NONE && n_angles;
+	struct rope_table rope = {0};
+
+	if (!room(&s->x, &s->x_room, g->n * part->n_features) ||
+		!room(&s->rope, &s->rope_room, 2 * n_angles + 1))
+		return -ENOMEM;
+	if (rotated) {
+		s->kernels->rope_fill(plane, g->positions, g->n, s->rope, s->rope + n_angles);
+		rope = (struct rope_table){.cos = s->rope, .sin = s->rope + n_angles};
+	}
+	for (uint32_t l = 0; l < part->n_layers; l++)
+		s->kernels->gather(plane,
+			&view.pages[(size_t)(part->first_layer + l) * s->geometry->n_planes + part->plane],
+			&view.run, g->tokens, g->n, rotated ? &rope : NULL, mean ? mean + l * width : NULL,
+			s->x + l * width, part->n_features);
+	return 0;
+}
+
+/* Components that the rung codes: they come first. */
+static size_t n_coded(const struct transform_part *part, uint32_t n_rungs, uint32_t rung)
+{
+	const uint8_t *bits = part->bits + (size_t)(rung < n_rungs ? rung : n_rungs - 1) * part->n_components;
+	size_t n = part->n_components;
+
+	while (n && !bits[n - 1])
+		n--;
+	return n;
+}
+
+/* Every plane's energy counts as a share of its own, so that neither drowns the other. */
+static int measure_energy(struct student *s, const struct chunk_copy *chunk, const struct gathered *g,
+	const struct transform *t, uint32_t rung, double *inside_out, double *total_out)
+{
+	double inside[GEOMETRY_PLANES_MAX] = {0}, total[GEOMETRY_PLANES_MAX] = {0};
+
+	*inside_out = *total_out = 0;
+	for (uint32_t i = 0; i < t->n_parts; i++) {
+		const struct transform_part *part = &t->parts[i];
+		const size_t k = n_coded(part, t->n_rungs, rung), n_values = g->n * part->n_features;
+		int r = gather(s, chunk, g, part, part->mean);
+
+		if (r < 0)
+			return r;
+		if (!room(&s->c, &s->c_room, (k + 1) * g->n))
+			return -ENOMEM;
+		s->kernels->project(
+			part->basis, k, part->n_features, s->x, part->n_features, g->n, s->c, g->n);
+		for (size_t j = 0; j < n_values; j++)
+			total[part->plane] += (double)s->x[j] * (double)s->x[j];
+		for (size_t j = 0; j < k * g->n; j++)
+			inside[part->plane] += (double)s->c[j] * (double)s->c[j];
+	}
+	for (uint32_t plane = 0; plane < s->geometry->n_planes; plane++)
+		if (total[plane] > 0) {
+			*inside_out += (double)g->n * inside[plane] / total[plane];
+			*total_out += (double)g->n;
+		}
+	return 0;
+}
+
+int student_take(struct student *s, const struct chunk_copy *chunk, const uint8_t *classes,
+	const struct transform *t, uint32_t rung, double *inside, double *total)
+{
+	struct gathered g;
+	int r = 0;
+
+	*inside = *total = 0;
+	find_coded(chunk, classes, &g);
+	for (uint32_t i = 0; i < calibrate_n_parts(s->calibrate) && !r && g.n; i++) {
+		struct transform_part part;
+
+		calibrate_part(s->calibrate, i, &part);
+		r = gather(s, chunk, &g, &part, NULL);
+		if (!r)
+			r = calibrate_add(s->calibrate, i, s->x, part.n_features, g.n);
+	}
+	if (!r && t && g.n)
+		r = measure_energy(s, chunk, &g, t, rung, inside, total);
+	return r;
+}
+
+void student_fade(struct student *s, uint64_t n_tokens)
+{
+	for (uint32_t i = 0; i < calibrate_n_parts(s->calibrate); i++)
+		calibrate_fade(s->calibrate, i, n_tokens);
+}
+
+int student_learn(struct student *s, bool (*rest)(void *arg), void *arg, void **data, size_t *len,
+	struct transform **out)
+{
+	char why[200];
+	void *bytes = NULL;
+	size_t n = 0;
+	int r = 0;
+
+	for (uint32_t i = 0; i < calibrate_n_parts(s->calibrate) && !r; i++) {
+		r = calibrate_learn(s->calibrate, i);
+		if (!r && !rest(arg))
+			r = -ECANCELED;
+	}
+	if (!r)
+		r = calibrate_finish(s->calibrate, "learned by the daemon", &bytes, &n, NULL);
+	if (!r)
+		r = transform_parse(bytes, n, out, why, sizeof why);
+	if (r) {
+		free(bytes);
+		return r == -EBADMSG ? -EDOM : r;
+	}
+	*data = bytes;
+	*len = n;
+	return 0;
+}
