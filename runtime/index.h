@@ -1,6 +1,8 @@
 /*
- * The chunk index: which chunks are cached and where. A hash table from (namespace, model, key) to an entry,
- * plus the recency order that eviction takes victims from. Owned by the front thread; no lock, no I/O.
+ * The chunk index: which chunks are cached and where. A hash table from (namespace, model, key) to an entry.
+ * There may be millions of entries, so each takes 104 bytes and 4 to 8 of the table: entries lie in blocks
+ * and have numbers, which links are made of; what all chunks of one namespace and model have in common stands
+ * once. An entry stays where it is as long as it lives. Owned by the front thread; no lock, no I/O.
  */
 #ifndef RUNTIME_INDEX_H
 #define RUNTIME_INDEX_H
@@ -9,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "policy/evict.h"
 #include "runtime/store.h"
 
 struct index;
@@ -23,29 +26,37 @@ struct index_key {
 void index_key_make(struct index_key *out, const uint8_t name_space[16], const uint8_t fingerprint[16],
 	const uint8_t key[32]);
 
-struct index_entry {
-	struct index_key id;
-	uint8_t parent[32];
+/* A model in a namespace. */
+struct index_owner {
+	uint8_t digest[16]; /* as in struct index_key */
 	uint8_t name_space[16];
 	uint8_t fingerprint[16];
-	uint8_t transform[16]; /* that the frame is made with; zero: the plain codec */
-	void *record;          /* in the pool: STORE_HEADER_BYTES, then the frame; NULL: not there */
-	uint32_t frame_bytes;  /* 0: being encoded now */
-	uint32_t n_tokens;
-	uint64_t raw_bytes;
-	uint64_t position;
-	struct store_location location; /* len_pages 0: not on disk */
-	struct store_location replaced; /* what is on disk until a better frame of the chunk is, or 0 */
-	uint64_t serial; /* never given twice: tells a new entry from an old one of the same key */
-	uint32_t n_pins;
-	uint32_t n_users;  /* operations that read or write the record now: not to be moved or freed */
-	bool writing;      /* a store write is in flight */
-	bool reading;      /* a store read is in flight */
-	bool anew_in_vain; /* making its plain frame anew was tried, and does not pay */
-	bool dead;         /* detached while in use: its owner frees it when the last user lets go */
-	void *waiters;     /* the cache's: who waits for the record */
-	struct index_entry *hash_next;
-	struct index_entry *newer, *older; /* recency list of entries that are in the pool */
+	uint32_t tag;  /* the caller's, as given to index_name_owner; 0 before */
+	uint32_t next; /* the index's own */
+};
+
+enum { INDEX_PINS_MAX = INT16_MAX };
+
+struct index_entry {
+	uint8_t key[32];
+	void *record;         /* in the pool: STORE_HEADER_BYTES, then the frame; NULL: not there */
+	void *waiters;        /* the cache's: who waits for the record */
+	uint16_t owner;       /* see index_owner; 0: the entry is free */
+	uint16_t transform;   /* that the frame is made with: see index_transform */
+	uint32_t hash_next;   /* the index's own */
+	uint32_t parent;      /* the number of the entry before it in its chain; 0: none, or not known */
+	uint32_t frame_bytes; /* 0: being encoded now */
+	uint32_t segment;     /* where it is on disk: see index_location */
+	uint32_t page;        /* 0: not on disk */
+	uint32_t raw_bytes;   /* before encoding; UINT32_MAX: at least so many */
+	uint32_t n_users;     /* operations that read or write the record now: not to be moved or freed */
+	struct evict_node in_pool, on_disk; /* its place among what may have to go, in either tier */
+	uint16_t n_pins : 15;
+	uint16_t anew_in_vain : 1; /* making its plain frame anew was tried, and does not pay */
+	uint16_t n_tokens : 13;
+	uint16_t writing : 1; /* a store write is in flight */
+	uint16_t reading : 1; /* a store read is in flight, or waits for room */
+	uint16_t dead : 1;    /* detached: its owner frees it when nobody has it any more */
 };
 
 struct index *index_new(void);
@@ -53,24 +64,42 @@ struct index *index_new(void);
 struct index *index_free(struct index *x);
 
 struct index_entry *index_find(struct index *x, const struct index_key *id);
+/* The same for many keys of one owner at once, which is faster, for memory is waited for once: out[i] is NULL
+ * for what is not there. */
+void index_find_many(struct index *x, const uint8_t owner[16], const uint8_t (*keys)[32], size_t n,
+	struct index_entry **out);
 /* A new, empty entry; NULL when out of memory. The key must not be there. */
 struct index_entry *index_add(struct index *x, const struct index_key *id);
-/* Takes it out of table and list; it is the caller's to free() then. Its key may be added anew at once. */
+/* -ENOMEM is not an answer here: a transform that finds no number any more is one that nobody knows. */
+void index_set_transform(struct index *x, struct index_entry *e, const uint8_t id[16]);
+/* All zero: the plain codec. */
+const uint8_t *index_transform(const struct index *x, const struct index_entry *e);
+/* Says what the owner's digest stands for: once for each owner does, more do no harm. */
+void index_name_owner(struct index *x, const struct index_entry *e, const uint8_t name_space[16],
+	const uint8_t fingerprint[16], uint32_t tag);
+/* Takes it out of the table and marks it dead; it is the caller's to give back then. Its key may be added
+ * anew at once. */
 void index_detach(struct index *x, struct index_entry *e);
-/* The same, and frees it. */
+/* Gives back a detached entry. Its number may be another's next. */
+void index_give_back(struct index *x, struct index_entry *e);
+/* The two together. */
 void index_remove(struct index *x, struct index_entry *e);
 
-/* Recency: marks as just used (adds to the list when it has a record); takes out of the list. */
-void index_touch(struct index *x, struct index_entry *e);
-void index_untrack(struct index *x, struct index_entry *e);
-/* The least recently used entry in the pool that is neither pinned nor in use nor being written; or NULL.
- * Children go before parents when both are equally old: touch a chain from its end to its start. */
-struct index_entry *index_victim(struct index *x);
+/* Numbers, from 1 on, and entries. number must be one of an entry that was not given back. */
+uint32_t index_number(const struct index *x, const struct index_entry *e);
+struct index_entry *index_at(const struct index *x, uint32_t number);
+const struct index_owner *index_owner(const struct index *x, uint32_t owner);
+void index_id(const struct index *x, const struct index_entry *e, struct index_key *out);
 
-/* Calls fn for each entry, in no order; fn may remove the entry it is given, but neither another nor add one.
- */
+/* Where it is on disk; len_pages 0: it is not. */
+struct store_location index_location(const struct index_entry *e);
+
+/* Calls fn for each entry that is not dead, in no order; fn may remove the entry it is given, but neither
+ * another nor add one. */
 void index_each(struct index *x, void (*fn)(void *arg, struct index_entry *e), void *arg);
 
 size_t index_count(const struct index *x);
+/* Of memory, all in all. */
+size_t index_memory_bytes(const struct index *x);
 
 #endif

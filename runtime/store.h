@@ -10,6 +10,7 @@
 #ifndef RUNTIME_STORE_H
 #define RUNTIME_STORE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,8 +19,9 @@ enum { STORE_HEADER_BYTES = 192, STORE_ALIGN = 4096 };
 struct store;
 
 struct store_config {
-	const char *directory;  /* made if missing; one store (flock) at a time */
-	uint64_t limit_bytes;   /* hard: the lengths of all files; one segment of it is for removals alone */
+	const char *directory; /* made if missing; one store (flock) at a time */
+	uint64_t limit_bytes; /* hard: the lengths of all files; two segments of it are for removals and moves
+			       */
 	uint64_t segment_bytes; /* 0: 64 MiB; cut to a quarter of the limit */
 	uint32_t depth;         /* operations in flight; 0: 32 */
 	void *pool_addr;        /* to register as fixed buffers; NULL for none */
@@ -33,6 +35,9 @@ struct store_location {
 	uint64_t offset;
 };
 
+/* As on disk. */
+enum store_record_kind { STORE_RECORD_FRAME = 1, STORE_RECORD_REMOVAL = 2, STORE_RECORD_PURGE = 3 };
+
 /* What the record header says; on open, one for every sound record found. */
 struct store_record {
 	uint8_t name_space[16];
@@ -41,7 +46,8 @@ struct store_record {
 	uint8_t parent[32];
 	uint8_t transform[16]; /* that the frame needs; the store does not look into frames */
 	uint64_t frame_bytes;
-	uint64_t raw_bytes;
+	uint64_t raw_bytes;          /* in lists, of a removal or a purge: its bound */
+	enum store_record_kind kind; /* in lists alone; 0 elsewhere */
 	uint32_t n_tokens;
 	uint64_t position;
 	struct store_location location;
@@ -60,16 +66,34 @@ enum store_op_kind {
 	STORE_REMOVE = 3,
 	/* Completes when all writes submitted before it are on stable storage. */
 	STORE_SYNC = 4,
+	/* The same as STORE_REMOVE for every record of a namespace. */
+	STORE_PURGE = 5,
+	/* Chooses the segment that is cheapest to empty and says what is still wanted of it: live records,
+	 * and removals and purges that keep something dead. Whoever writes those anew (or does without the
+	 * records), syncs, and forgets the old ones, has made room: the segment is deleted when room is
+	 * needed. Each segment is given once. -ENOENT: there is none of which max_share or less is live. */
+	STORE_LIST = 6,
+};
+
+struct store_list {
+	uint32_t segment, n;
+	struct store_record records[];
 };
 
 /* An operation. Owned by the caller, given to the store from store_submit until store_reap returns it. */
 struct store_op {
 	enum store_op_kind kind;
-	int status; /* out: 0 or -errno; -ENOSPC: over the limit or disk full; -EIO; -EINVAL: unaligned,
-		       lengths */
+	int status;  /* out: 0 or -errno; -EDQUOT: over the limit; -ENOSPC: the disk is full; -EIO; -EINVAL:
+			unaligned, lengths */
+	bool moving; /* WRITE: the record is in a segment that is being emptied, and may take the room kept
+			for such */
+	uint64_t bound; /* REMOVE, PURGE: what came later than this holds all the same; 0: than this operation
+			 */
+	double max_share;        /* LIST: in */
+	struct store_list *list; /* LIST: out, malloc'd, the caller's */
 	void *data; /* WRITE, READ: STORE_ALIGN-aligned, whole pages; unchanged by the caller meanwhile */
-	struct store_record
-		record; /* WRITE: in, location out; READ: in; REMOVE: name_space, fingerprint, key in */
+	struct store_record record; /* WRITE: in, location out; READ: in; REMOVE: name_space, fingerprint,
+				       key, bound in; PURGE: name_space, bound in */
 	void *user;
 	struct store_op *next; /* the store's own while it has the op; on return, the list of finished ones */
 };
@@ -94,14 +118,21 @@ int store_fd(const struct store *s);
 /* Takes all finished operations, a linked list in order of completion, or NULL. Front thread only. */
 struct store_op *store_reap(struct store *s);
 
+/* The header's room in front of a frame, between the frame's coming into being and its being written: says
+ * what the record will be of, and keeps one location. store_describe reads that back, and what a header that
+ * was written says. */
+void store_draft(void *header, const struct store_record *record);
+void store_describe(const void *header, struct store_record *out);
+
 /* A record is no longer wanted (replaced, evicted, removed): its space counts as free for reclamation, and
  * until that happens the next store_open finds it again, unless it was removed or replaced. Front thread
  * only. */
 void store_forget(struct store *s, const struct store_location *location);
 
 struct store_stats {
-	uint64_t limit_bytes, used_bytes, live_bytes;
+	uint64_t limit_bytes, segment_bytes, used_bytes, live_bytes;
 	uint64_t n_segments, n_records;
+	uint64_t slot_bytes; /* of memory, for what is known of each record */
 	uint64_t written_bytes, read_bytes, n_writes, n_reads;
 	uint64_t n_dropped; /* torn or rotten records met */
 	uint64_t n_errors;

@@ -6,12 +6,14 @@
 #include "tools/bench.h"
 #include "tools/cistern.h"
 
-static const char usage[] = "Usage: cistern bench ipc|codec|rate|store [--json] [options]\n"
+static const char usage[] = "Usage: cistern bench ipc|codec|evict|index|rate|store [--json] [options]\n"
 			    "\n"
 			    "Measures, each figure beside its floor in the same run.\n"
 			    "\n"
 			    "  ipc      a request's way to the daemon and back\n"
 			    "  codec    encoding and decoding on one core\n"
+			    "  evict    hit ratios of eviction policies on one trace, without a daemon\n"
+			    "  index    looking up chains among a million chunks, and a restart with them\n"
 			    "  rate     ratio against loss, beside other codecs and the bound\n"
 			    "  store    records to disk and back\n"
 			    "\n"
@@ -43,8 +45,8 @@ int cmd_bench(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} benches[] = {
-		{"ipc", bench_ipc}, {"codec", bench_codec}, {"rate", bench_rate}, {"store", bench_store}};
+	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"evict", bench_evict},
+		{"index", bench_index}, {"rate", bench_rate}, {"store", bench_store}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);

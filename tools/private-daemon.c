@@ -57,7 +57,8 @@ static int write_config(const struct private_daemon *p, const struct private_dae
 		fprintf(f, "%s\n", o->daemon_lines);
 	fprintf(f, "[pool]\nsize = %llu\n", (unsigned long long)(o->pool_bytes ? o->pool_bytes : 256u << 20));
 	if (!o->no_store)
-		fprintf(f, "[store]\npath = %s\nsize = 4G\n", p->store);
+		fprintf(f, "[store]\npath = %s\n%s\n", p->store,
+			o->store_lines ? o->store_lines : "size = 4G");
 	if (o->transform)
 		fprintf(f, "[transforms]\npath = %s\n", o->transform);
 	if (o->policy_lines)

@@ -25,6 +25,7 @@ struct private_daemon_options {
 	uint64_t pool_bytes; /* 0: 256 MiB */
 	int no_store;
 	const char *daemon_lines; /* more lines for [daemon], or NULL */
+	const char *store_lines;  /* more lines for [store] instead of its size, or NULL */
 	const char *policy_lines; /* more lines for [policy], or NULL */
 	const char *more;         /* whole sections, or NULL */
 };

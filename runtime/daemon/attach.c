@@ -294,20 +294,12 @@ static bool may_control(const struct session *s)
 	return s->uid == 0 || s->uid == geteuid();
 }
 
-static void on_control(const struct received *m)
+/* Sends a control command's answer, which is taken; NULL: there was no memory for one. */
+static void send_text(struct session *s, char *text)
 {
-	struct session *s = m->session;
-	const size_t head = sizeof(struct wire_header);
-	char *text, *message;
-	size_t len;
+	const size_t head = sizeof(struct wire_header), len = text ? strlen(text) : 0;
+	char *message = text && len + head <= WIRE_MESSAGE_MAX ? malloc(len + head) : NULL;
 
-	if (!may_control(s)) {
-		refuse(s, -EACCES, "control is for root and the daemon's own user");
-		return;
-	}
-	text = control_answer(s->daemon, s->uid, (const char *)m->data + head, m->len - head);
-	len = text ? strlen(text) : 0;
-	message = text && len + head <= WIRE_MESSAGE_MAX ? malloc(len + head) : NULL;
 	if (message) {
 		memcpy(message + head, text, len);
 		message_header(message, WIRE_CONTROL, len + head);
@@ -317,6 +309,29 @@ static void on_control(const struct received *m)
 	}
 	free(message);
 	free(text);
+}
+
+void attach_answer(struct session *s, json_t *answer)
+{
+	send_text(s, answer ? json_dumps(answer, JSON_COMPACT) : NULL);
+	json_decref(answer);
+}
+
+static void on_control(const struct received *m)
+{
+	struct session *s = m->session;
+	const size_t head = sizeof(struct wire_header);
+	char *text;
+
+	if (!may_control(s)) {
+		refuse(s, -EACCES, "control is for root and the daemon's own user");
+		return;
+	}
+	s->daemon->asking = s;
+	text = control_answer(s->daemon, s->uid, (const char *)m->data + head, m->len - head);
+	if (s->daemon->asking || text)
+		send_text(s, text);
+	s->daemon->asking = NULL;
 }
 
 static void on_statistics(const struct received *m)

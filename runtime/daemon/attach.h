@@ -5,9 +5,14 @@
 #ifndef RUNTIME_DAEMON_ATTACH_H
 #define RUNTIME_DAEMON_ATTACH_H
 
+#include <jansson.h>
+
 #include "runtime/daemon/session.h"
 
 /* The memory that session->leaving_id named is unmapped: sends the answer that waited for it. */
 void attach_unregistered(struct session *s);
+
+/* The answer to a control command that took time; it is taken. NULL: out of memory. */
+void attach_answer(struct session *s, json_t *answer);
 
 #endif

@@ -21,36 +21,6 @@ static json_t *pool_object(const struct daemon *d)
 		number(s.n_extents));
 }
 
-static json_t *store_object(const struct daemon *d)
-{
-	struct store_stats s;
-
-	if (!d->store)
-		return json_null();
-	store_get_stats(d->store, &s);
-	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}",
-		"directory", d->config->store_dir, "limit_bytes", number(s.limit_bytes), "used_bytes",
-		number(s.used_bytes), "live_bytes", number(s.live_bytes), "segments", number(s.n_segments),
-		"records", number(s.n_records), "written_bytes", number(s.written_bytes), "read_bytes",
-		number(s.read_bytes), "writes", number(s.n_writes), "reads", number(s.n_reads), "dropped",
-		number(s.n_dropped), "errors", number(s.n_errors), "direct", (int)s.direct, "fixed_buffers",
-		(int)s.fixed_buffers);
-}
-
-static json_t *cache_object(const struct daemon *d)
-{
-	struct cache_stats s;
-
-	cache_get_stats(d->cache, &s);
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "chunks",
-		number(s.n_entries), "in_pool", number(s.n_in_pool), "on_disk", number(s.n_on_disk), "hits",
-		number(s.n_hits), "misses", number(s.n_misses), "filled", number(s.n_filled), "evicted",
-		number(s.n_evicted), "dropped", number(s.n_dropped), "removed", number(s.n_removed),
-		"fetched", number(s.n_fetched), "replaced", number(s.n_replaced), "write_errors",
-		number(s.n_write_errors), "frame_bytes", number(s.frame_bytes), "raw_bytes",
-		number(s.raw_bytes));
-}
-
 static json_t *models_array(const struct daemon *d)
 {
 	json_t *array = json_array();
@@ -107,8 +77,8 @@ static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 		(int)d->config->chunk_tokens, "policy", "version", (int)d->policy.version, "sink_tokens",
 		(int)d->policy.sink_tokens, "window_tokens", (int)d->policy.window_tokens, "ratio",
 		d->policy.ratio, "max_error", d->policy.max_error, "pool", pool_object(d), "store",
-		store_object(d), "cache", cache_object(d), "models", models_array(d), "sessions",
-		sessions_array(d), "requests", requests_object(d), "transforms", "count",
+		control_store_object(d), "cache", control_cache_object(d), "models", models_array(d),
+		"sessions", sessions_array(d), "requests", requests_object(d), "transforms", "count",
 		number(registry_n_transforms(d->registry)), "bytes",
 		number(registry_transform_bytes(d->registry)), "chunks", "encoded", number(n->n_put_chunks),
 		"decoded", number(n->n_get_chunks), "encoded_raw_bytes", number(n->put_raw_bytes),
@@ -129,6 +99,7 @@ static const struct command {
 	{"status", status},
 	{"drop-pool", drop_pool},
 	{"events", control_events},
+	{"purge", control_purge},
 };
 
 json_t *control_failure(const char *why)

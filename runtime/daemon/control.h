@@ -9,13 +9,20 @@
 struct daemon;
 
 /* Carries out the command in text (not NUL-terminated), for this user. Returns the answer, malloc'd, the
- * caller's: always an object with "ok", and "error" when that is false. NULL: out of memory. */
+ * caller's: always an object with "ok", and "error" when that is false. NULL: out of memory, or, when
+ * d->asking is NULL on return, that the answer comes later. */
 char *control_answer(struct daemon *d, uid_t uid, const char *text, size_t len);
 
 /* ---- for the files that carry commands out: each takes the whole request and returns the whole answer, or
  * NULL when it is out of memory ---- */
 
 json_t *control_events(struct daemon *d, uid_t uid, const json_t *request);
+/* Answers later: takes d->asking, and sets it to NULL. */
+json_t *control_purge(struct daemon *d, uid_t uid, const json_t *request);
+
+/* Parts of the status. */
+json_t *control_store_object(const struct daemon *d);
+json_t *control_cache_object(const struct daemon *d);
 
 /* The answer that says why a command was not carried out. */
 json_t *control_failure(const char *why);

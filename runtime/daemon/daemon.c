@@ -313,7 +313,7 @@ static uint32_t sweep(struct daemon *d)
 
 	for (struct session *s = d->sessions, *next; s; s = next) {
 		next = s->next;
-		if (!s->attached && !s->watching && !s->closed) {
+		if (!s->attached && !s->watching && !s->closed && !s->n_requests) {
 			n_silent++;
 			if (now - s->since_ms > HELLO_MS)
 				session_close(s, "it never said hello");
@@ -350,10 +350,13 @@ int daemon_run(struct daemon *d)
 
 	while (!d->stopping) {
 		const uint32_t n_consumed = consume_all(d);
+		const int tick_ms = cache_tick(d->cache);
 		int n, timeout_ms = n_silent ? 1000 : -1;
 		bool slept = false;
 
 		d->board->changed |= n_consumed > 0;
+		if (tick_ms >= 0 && (timeout_ms < 0 || tick_ms < timeout_ms))
+			timeout_ms = tick_ms;
 		publish_all(d);
 		if (n_consumed && d->config->spin_us)
 			busy_until_us = now_us() + d->config->spin_us;

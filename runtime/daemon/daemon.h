@@ -43,6 +43,7 @@ struct daemon {
 	int epoll, listener, signals;
 	struct session *sessions;
 	struct session *dirty;
+	struct session *asking; /* whose control command is being carried out */
 	uint32_t n_sessions, next_session_id;
 	uint64_t started_ms;
 	bool stopping;

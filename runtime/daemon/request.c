@@ -56,7 +56,6 @@ struct request {
 	uint32_t n_phases, phase;
 	uint32_t phase_end[PHASES_MAX]; /* GET: layers [0, phase_end[i]) are complete after phase i */
 	bool starting;
-	uint64_t write_errors;  /* SYNC: as of its start */
 	struct cache_wait wait; /* SYNC */
 	uint64_t started_ns;
 };
@@ -229,6 +228,7 @@ static void put_done(struct job *job)
 	struct step *step = (struct step *)job;
 	struct request *q = step->request;
 	struct index_entry *e = step->entry;
+	struct store_record what = {0};
 
 	if (step->sample)
 		learn_take(q->daemon->learn, step->sample);
@@ -237,15 +237,15 @@ static void put_done(struct job *job)
 		step_end(step, step->status);
 		return;
 	}
-	memcpy(e->parent, step->info.parent, 32);
-	memcpy(e->name_space, step->info.name_space, 16);
-	memcpy(e->fingerprint, step->info.fingerprint, 16);
-	memcpy(e->transform, step->info.transform, 16);
-	e->n_tokens = step->info.n_tokens;
-	e->position = step->info.position;
-	e->raw_bytes = step->info.raw_bytes;
+	memcpy(what.parent, step->info.parent, 32);
+	memcpy(what.name_space, step->info.name_space, 16);
+	memcpy(what.fingerprint, step->info.fingerprint, 16);
+	memcpy(what.transform, step->info.transform, 16);
+	what.n_tokens = step->info.n_tokens;
+	what.position = step->info.position;
+	what.raw_bytes = step->info.raw_bytes;
 	step->wait.fn = put_filled;
-	cache_fill(q->daemon->cache, e, step->frame, step->frame_bytes, &step->wait);
+	cache_fill(q->daemon->cache, e, &what, step->frame, step->frame_bytes, &step->wait);
 }
 
 static void put_start(struct request *q, uint32_t chunk)
@@ -432,10 +432,10 @@ static void synced(struct cache_wait *wait, int status)
 {
 	struct request *q = (struct request *)((char *)wait - offsetof(struct request, wait));
 
-	/* A write that failed since this client last asked is a chunk that is not on the disk. */
-	if (!status && cache_n_write_errors(q->daemon->cache) != q->session->write_errors_seen)
+	/* A chunk that was lost since this client last asked is not on the disk. */
+	if (!status && cache_n_lost(q->daemon->cache) != q->session->n_lost_seen)
 		status = -EIO;
-	q->session->write_errors_seen = cache_n_write_errors(q->daemon->cache);
+	q->session->n_lost_seen = cache_n_lost(q->daemon->cache);
 	q->status = status;
 	request_end(q);
 }
@@ -552,6 +552,15 @@ static void run_at_once(struct request *q)
 {
 	uint32_t n = 0;
 
+	if (q->sqe.op == WIRE_LOOKUP && q->n_chunks) {
+		struct index_key id;
+
+		chunk_id(q, 0, &id);
+		q->n_chunks = (uint32_t)cache_look(
+			q->daemon->cache, id.owner, (const uint8_t(*)[32])q->keys, q->n_chunks);
+		request_end(q);
+		return;
+	}
 	for (; n < q->n_chunks && !q->status; n++) {
 		struct index_key id;
 		struct index_entry *e;
@@ -562,12 +571,10 @@ static void run_at_once(struct request *q)
 				break;
 			continue;
 		}
-		e = q->sqe.op == WIRE_LOOKUP ? cache_find(q->daemon->cache, &id)
-					     : cache_peek(q->daemon->cache, &id);
+		e = cache_peek(q->daemon->cache, &id);
 		if (!e)
 			break;
-		if (q->sqe.op == WIRE_PIN)
-			q->status = session_pin(q->session, e);
+		q->status = session_pin(q->session, e);
 	}
 	q->n_chunks = n;
 	request_end(q);

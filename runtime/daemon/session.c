@@ -39,12 +39,8 @@ struct session *session_new(struct daemon *d, int socket, uint32_t id)
 
 static void drop_pins(struct session *s)
 {
-	for (size_t i = 0; i < s->n_pins; i++) {
-		struct index_entry *e = cache_peek(s->daemon->cache, &s->pins[i].id);
-
-		if (e && e->serial == s->pins[i].serial)
-			e->n_pins--;
-	}
+	for (size_t i = 0; i < s->n_pins; i++)
+		cache_unpin(s->daemon->cache, s->pins[i]);
 	free(s->pins);
 	s->pins = NULL;
 	s->n_pins = s->pins_size = 0;
@@ -219,32 +215,36 @@ void session_request_ended(struct session *s)
 
 int session_pin(struct session *s, struct index_entry *e)
 {
+	int r;
+
 	if (s->n_pins == s->pins_size) {
 		const size_t size = s->pins_size ? 2 * s->pins_size : 64;
-		struct pin *more = realloc(s->pins, size * sizeof *more);
+		struct index_entry **more = reallocarray(s->pins, size, sizeof *more);
 
 		if (!more)
 			return -ENOMEM;
 		s->pins = more;
 		s->pins_size = size;
 	}
-	s->pins[s->n_pins++] = (struct pin){.id = e->id, .serial = e->serial};
-	e->n_pins++;
-	return 0;
+	r = cache_pin(e);
+	if (!r)
+		s->pins[s->n_pins++] = e;
+	return r;
 }
 
 int session_unpin(struct session *s, const struct index_key *id)
 {
 	for (size_t i = s->n_pins; i-- > 0;) {
-		struct index_entry *e;
+		struct index_entry *e = s->pins[i];
+		const bool removed = e->dead;
+		struct index_key own;
 
-		if (memcmp(&s->pins[i].id, id, sizeof *id) != 0)
+		cache_id(s->daemon->cache, e, &own);
+		if (memcmp(&own, id, sizeof own) != 0)
 			continue;
-		e = cache_peek(s->daemon->cache, id);
-		if (e && e->serial == s->pins[i].serial)
-			e->n_pins--;
 		s->pins[i] = s->pins[--s->n_pins];
-		return e ? 0 : -ENOENT;
+		cache_unpin(s->daemon->cache, e);
+		return removed ? -ENOENT : 0;
 	}
 	return -ENOENT;
 }

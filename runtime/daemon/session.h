@@ -18,12 +18,6 @@ struct daemon;
 
 enum { SESSION_MODELS_MAX = 16, SESSION_MEMORIES_MAX = 64 };
 
-/* A chunk that this connection keeps from eviction. */
-struct pin {
-	struct index_key id;
-	uint64_t serial;
-};
-
 struct session {
 	struct daemon *daemon;
 	struct session *next, *previous; /* all sessions */
@@ -51,9 +45,9 @@ struct session {
 	uint32_t n_requests;      /* in flight */
 	struct wire_cqe *backlog; /* completions that found the ring full */
 	uint32_t n_backlog, backlog_size;
-	struct pin *pins;
+	struct index_entry **pins; /* that this connection keeps from eviction */
 	size_t n_pins, pins_size;
-	uint64_t write_errors_seen; /* as of the last SYNC */
+	uint64_t n_lost_seen; /* as of the last SYNC */
 	uint64_t n_served;
 };
 
@@ -87,7 +81,7 @@ void session_request_ended(struct session *s);
 const struct model *session_model(const struct session *s, uint32_t id);
 struct mapping *session_memory(const struct session *s, uint32_t id);
 
-/* Pins. -ENOMEM; -ENOENT: not pinned by this session. */
+/* Pins. -ENOMEM; -ENOSPC: a limit; -ENOENT: not pinned by this session. */
 int session_pin(struct session *s, struct index_entry *e);
 int session_unpin(struct session *s, const struct index_key *id);
 

@@ -256,15 +256,15 @@ void board_decoded(struct stats_cache *s, uint64_t raw_bytes, uint64_t frame_byt
 	s->get_frame_bytes += frame_bytes;
 }
 
-void board_entry(struct board *b, const struct index_entry *e, int sign)
+void board_entry(struct board *b, const struct index_owner *owner, const struct index_entry *e, int sign)
 {
-	const bool in_pool = e->record != NULL, on_disk = e->location.len_pages != 0;
+	const bool in_pool = e->record != NULL, on_disk = e->page != 0;
 	const int64_t bytes = (int64_t)sign * e->frame_bytes;
 	struct stats_cache *s;
 
 	if (!in_pool && !on_disk)
 		return;
-	s = board_cache(b, e->name_space, e->fingerprint);
+	s = board_cache(b, owner->name_space, owner->fingerprint);
 	s->chunks += sign;
 	s->tokens += (int64_t)sign * e->n_tokens;
 	s->raw_bytes += (int64_t)sign * (int64_t)e->raw_bytes;

@@ -61,7 +61,7 @@ void board_decoded(struct stats_cache *s, uint64_t raw_bytes, uint64_t frame_byt
 
 /* An entry of the index counts, as it lies now, towards what its namespace and model keep; with sign -1 no
  * more. */
-void board_entry(struct board *b, const struct index_entry *e, int sign);
+void board_entry(struct board *b, const struct index_owner *owner, const struct index_entry *e, int sign);
 /* An operation of the store ended, ns after it was handed over. */
 void board_store_op(struct board *b, enum store_op_kind kind, uint64_t ns);
 

@@ -28,7 +28,8 @@ struct task {
 	struct format_record header; /* WRITE, REMOVE: as written */
 	uint32_t slot;
 	uint64_t serial; /* WRITE, REMOVE: the how manieth write; SYNC: the last write to wait for */
-	void *page;      /* REMOVE: the record; kept for the next */
+	void *page;      /* REMOVE, PURGE: the record; kept for the next */
+	void *list_data; /* LIST: the footer */
 	struct task *next;
 };
 

@@ -59,7 +59,7 @@ int format_record_decode(const void *data, uint64_t salt, uint32_t segment, uint
 	if (h.segment != segment || h.offset != offset)
 		return -EBADMSG;
 	if ((h.kind != FORMAT_WRITE || h.frame_bytes == 0) &&
-		(h.kind != FORMAT_TOMBSTONE || h.frame_bytes != 0))
+		((h.kind != FORMAT_TOMBSTONE && h.kind != FORMAT_PURGE) || h.frame_bytes != 0))
 		return -EBADMSG;
 	/* The first comparison keeps the sum in the second from overflowing. */
 	if (offset % STORE_ALIGN || offset > end_offset || h.frame_bytes > end_offset - offset ||
@@ -85,6 +85,32 @@ void format_record_describe(const struct format_record *h, struct store_record *
 	memcpy(out->key, h->key, sizeof out->key);
 	memcpy(out->parent, h->parent, sizeof out->parent);
 	memcpy(out->transform, h->transform, sizeof out->transform);
+}
+
+void store_draft(void *header, const struct store_record *record)
+{
+	struct format_record h = {.kind = FORMAT_WRITE,
+		.frame_bytes = record->frame_bytes,
+		.raw_bytes = record->raw_bytes,
+		.position = record->position,
+		.n_tokens = record->n_tokens,
+		.segment = record->location.segment,
+		.offset = record->location.offset};
+
+	memcpy(h.name_space, record->name_space, sizeof h.name_space);
+	memcpy(h.fingerprint, record->fingerprint, sizeof h.fingerprint);
+	memcpy(h.key, record->key, sizeof h.key);
+	memcpy(h.parent, record->parent, sizeof h.parent);
+	memcpy(h.transform, record->transform, sizeof h.transform);
+	memcpy(header, &h, sizeof h);
+}
+
+void store_describe(const void *header, struct store_record *out)
+{
+	struct format_record h;
+
+	memcpy(&h, header, sizeof h);
+	format_record_describe(&h, out);
 }
 
 void format_footer_encode(void *out, const struct format_record *headers, uint32_t n_records, uint32_t number,

@@ -25,7 +25,11 @@ enum {
 	FORMAT_TRAILER_MAGIC = 0x444e4543, /* "CEND" */
 };
 
-enum format_kind { FORMAT_WRITE = 1, FORMAT_TOMBSTONE = 2 };
+enum format_kind {
+	FORMAT_WRITE = 1,
+	FORMAT_TOMBSTONE = 2, /* records of its key with a lower sequence number than its bound do not hold */
+	FORMAT_PURGE = 3,     /* the same for all records of its namespace */
+};
 
 /* The first bytes of a segment's first page; the rest of the page is zero. Every version keeps this struct,
  * so that an older program knows a newer segment from a damaged one. */
@@ -43,8 +47,11 @@ struct format_record {
 	uint16_t version;
 	uint16_t kind;        /* enum format_kind */
 	uint64_t sequence;    /* of two records of one key the one with the higher number holds */
-	uint64_t frame_bytes; /* 0 for a tombstone */
-	uint64_t raw_bytes;
+	uint64_t frame_bytes; /* 0 for a tombstone or a purge */
+	union {
+		uint64_t raw_bytes;
+		uint64_t bound; /* of a tombstone or a purge; 0: its own sequence number */
+	};
 	uint64_t position;
 	uint32_t n_tokens;
 	uint32_t segment; /* where this record lies, so that one that strayed is known */

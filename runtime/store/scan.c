@@ -7,8 +7,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <xxhash.h>
 
 /* One segment file, before it is taken in. */
 struct file {
@@ -17,16 +20,23 @@ struct file {
 	uint64_t salt;
 	bool has_salt; /* its first page was sound */
 	bool is_blank; /* its first page was never written */
+	bool scanned;  /* no footer: its segment's headers are in memory */
 };
 
-/* One record found, in the order of files and offsets. */
-struct seen {
-	struct store_record record;
-	uint64_t sequence;
-	struct segment *segment;
-	uint32_t slot;
-	bool tombstone;
-	bool outdated; /* a record with a higher sequence number has the same key */
+/* A key, and the record or tombstone with the highest number of those found. Keys are told apart by 128 bits
+ * of XXH3 with a random seed. */
+struct winner {
+	uint64_t key[2];
+	uint64_t sequence; /* 0: the place is empty */
+	uint32_t segment;  /* its place in the table */
+	uint32_t slot;     /* NO_SLOT: a tombstone */
+};
+
+enum { NO_SLOT = UINT32_MAX };
+
+struct purge {
+	uint8_t name_space[16];
+	uint64_t bound;
 };
 
 struct scan {
@@ -34,10 +44,15 @@ struct scan {
 	struct scan_result *result;
 	struct file *files;
 	size_t n_files;
-	struct seen *seen;
-	size_t n_seen, seen_capacity;
-	char *buffer; /* of the record being read */
+	struct winner *winners; /* [n_places], a hash table */
+	size_t n_places, n_winners;
+	struct purge *purges;
+	size_t n_purges;
+	uint64_t seed;
+	char *buffer; /* of the record or footer being read */
 	size_t buffer_bytes;
+	store_found_fn found;
+	void *arg;
 };
 
 /* ---- files ---- */
@@ -185,31 +200,90 @@ static int list_files(struct scan *s)
 
 /* ---- records ---- */
 
+static bool grow_winners(struct scan *s, size_t n_places)
+{
+	struct winner *places = calloc(n_places, sizeof *places);
+
+	if (!places)
+		return false;
+	for (size_t i = 0; i < s->n_places; i++) {
+		size_t at = (size_t)s->winners[i].key[0] & (n_places - 1);
+
+		if (!s->winners[i].sequence)
+			continue;
+		while (places[at].sequence)
+			at = (at + 1) & (n_places - 1);
+		places[at] = s->winners[i];
+	}
+	free(s->winners);
+	s->winners = places;
+	s->n_places = n_places;
+	return true;
+}
+
+/* sequence: from when on what else there is of the key does not hold. */
+static int note_winner(
+	struct scan *s, const struct format_record *h, uint64_t sequence, uint32_t segment, uint32_t slot)
+{
+	struct winner *w;
+	XXH128_hash_t hash;
+	uint8_t all[64];
+	size_t at;
+
+	if (s->n_winners >= s->n_places / 4 * 3 && !grow_winners(s, s->n_places ? s->n_places * 2 : 1024))
+		return -ENOMEM;
+	memcpy(all, h->name_space, 16);
+	memcpy(all + 16, h->fingerprint, 16);
+	memcpy(all + 32, h->key, 32);
+	hash = XXH3_128bits_withSeed(all, sizeof all, s->seed);
+	at = (size_t)hash.low64 & (s->n_places - 1);
+	while (s->winners[at].sequence &&
+		(s->winners[at].key[0] != hash.low64 || s->winners[at].key[1] != hash.high64))
+		at = (at + 1) & (s->n_places - 1);
+	w = &s->winners[at];
+	s->n_winners += !w->sequence;
+	if (w->sequence <= sequence)
+		*w = (struct winner){.key = {hash.low64, hash.high64},
+			.sequence = sequence,
+			.segment = segment,
+			.slot = slot};
+	return 0;
+}
+
+static int note_purge(struct scan *s, const struct format_record *h, uint64_t bound)
+{
+	struct purge *more;
+
+	for (size_t i = 0; i < s->n_purges; i++)
+		if (memcmp(s->purges[i].name_space, h->name_space, 16) == 0) {
+			if (s->purges[i].bound < bound)
+				s->purges[i].bound = bound;
+			return 0;
+		}
+	more = reallocarray(s->purges, s->n_purges + 1, sizeof *more);
+	if (!more)
+		return -ENOMEM;
+	s->purges = more;
+	s->purges[s->n_purges] = (struct purge){.bound = bound};
+	memcpy(s->purges[s->n_purges++].name_space, h->name_space, 16);
+	return 0;
+}
+
 static int note_record(struct scan *s, struct segment *g, const struct format_record *h)
 {
-	uint64_t hash = segment_hash(h->name_space, h->fingerprint, h->key);
-	struct seen *e;
+	const uint32_t hash = segment_hash(h->name_space, h->fingerprint, h->key);
+	const uint64_t bound = h->bound ? h->bound : h->sequence;
 	uint32_t slot;
 
-	if (s->n_seen == s->seen_capacity) {
-		size_t more = s->seen_capacity * 2 + 256;
-		struct seen *seen = reallocarray(s->seen, more, sizeof *seen);
-
-		if (!seen)
-			return -ENOMEM;
-		s->seen = seen;
-		s->seen_capacity = more;
-	}
-	if (segment_add_slot(g, hash, h, &slot) < 0)
+	if (segment_add_slot(s->table, g, hash, h, &slot) < 0)
 		return -ENOMEM;
-	e = &s->seen[s->n_seen++];
-	*e = (struct seen){.sequence = h->sequence,
-		.segment = g,
-		.slot = slot,
-		.tombstone = h->kind == FORMAT_TOMBSTONE};
-	format_record_describe(h, &e->record);
 	if (h->sequence >= s->result->next_sequence)
 		s->result->next_sequence = h->sequence + 1;
+	switch ((enum format_kind)h->kind) {
+	case FORMAT_WRITE: return note_winner(s, h, h->sequence, segments_place(s->table, g->number), slot);
+	case FORMAT_TOMBSTONE: return note_winner(s, h, bound, 0, NO_SLOT);
+	case FORMAT_PURGE: return note_purge(s, h, bound);
+	}
 	return 0;
 }
 
@@ -227,8 +301,11 @@ static bool reserve_buffer(struct scan *s, size_t len)
 	return true;
 }
 
-/* Takes a closed segment's records from its footer. -EBADMSG: it has none that is sound. */
-static int read_footer(struct scan *s, struct segment *g, int fd)
+/* What is done with each sound header of a footer, in order. */
+typedef int (*header_fn)(struct scan *s, struct segment *g, const struct format_record *h);
+
+/* Goes through a closed segment's footer. -EBADMSG: it has none that is sound. */
+static int read_footer(struct scan *s, struct segment *g, int fd, header_fn fn)
 {
 	struct format_trailer trailer;
 	uint64_t end_offset;
@@ -252,6 +329,7 @@ static int read_footer(struct scan *s, struct segment *g, int fd)
 		return r;
 	if (format_checksum(s->buffer, len, g->salt) != trailer.footer_checksum)
 		return -EBADMSG;
+	g->end = trailer.footer_offset;
 	end_offset = STORE_ALIGN;
 	for (uint32_t i = 0; i < trailer.n_records; i++) {
 		const char *at = s->buffer + (size_t)i * STORE_HEADER_BYTES;
@@ -264,7 +342,7 @@ static int read_footer(struct scan *s, struct segment *g, int fd)
 			s->result->n_dropped++;
 			continue;
 		}
-		r = note_record(s, g, &h);
+		r = fn(s, g, &h);
 		if (r < 0)
 			return r;
 		end_offset = h.offset + format_record_bytes(&h);
@@ -357,6 +435,7 @@ static void close_segment(struct scan *s, struct segment *g)
 		if (r == 0) {
 			s->table->used_bytes += g->end + len - g->len_bytes;
 			g->len_bytes = g->end + len;
+			g->has_footer = true;
 		} else {
 			log_warning(
 				"store: segment-%08x: cannot write its footer: %s", g->number, strerror(-r));
@@ -365,12 +444,9 @@ static void close_segment(struct scan *s, struct segment *g)
 	free(footer);
 	if (fd >= 0)
 		close(fd);
-	free(g->headers);
-	g->headers = NULL;
-	g->n_headers = g->headers_capacity = 0;
 }
 
-static int take_file(struct scan *s, const struct file *f)
+static int take_file(struct scan *s, struct file *f)
 {
 	struct segment *g;
 	int fd, r = segments_adopt(s->table, f->number, f->salt, f->len_bytes, &g);
@@ -381,9 +457,12 @@ static int take_file(struct scan *s, const struct file *f)
 	if (fd < 0)
 		return fd;
 	posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-	r = read_footer(s, g, fd);
+	r = read_footer(s, g, fd, note_record);
+	g->has_footer = r == 0;
 	if (r == -ENOMEM || r == 0)
 		goto out;
+	/* What a footer that ended badly has left behind is found again. */
+	g->end = STORE_ALIGN;
 	if (!f->has_salt && g->salt == 0) {
 		/* Made, and never written to, or its two salts lost and every record with them. */
 		if (!f->is_blank) {
@@ -394,6 +473,7 @@ static int take_file(struct scan *s, const struct file *f)
 		goto out;
 	}
 	s->result->n_scanned++;
+	f->scanned = true;
 	r = scan_records(s, g, fd);
 	if (r < 0 && r != -ENOMEM) {
 		log_warning("store: segment-%08x: %s at %llu", f->number, strerror(-r),
@@ -405,55 +485,82 @@ static int take_file(struct scan *s, const struct file *f)
 		close_segment(s, g);
 	}
 out:
-	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 	close(fd);
 	return r;
 }
 
 /* ---- which records hold ---- */
 
-static bool same_key(const struct store_record *a, const struct store_record *b)
+static bool is_purged(const struct scan *s, const struct format_record *h)
 {
-	return memcmp(a->key, b->key, sizeof a->key) == 0 &&
-	       memcmp(a->name_space, b->name_space, sizeof a->name_space) == 0 &&
-	       memcmp(a->fingerprint, b->fingerprint, sizeof a->fingerprint) == 0;
+	for (size_t i = 0; i < s->n_purges; i++)
+		if (memcmp(s->purges[i].name_space, h->name_space, 16) == 0)
+			return h->sequence < s->purges[i].bound;
+	return false;
 }
 
-/* Marks all but the newest record of each key as outdated. */
-static int find_outdated(struct scan *s)
+/* The slots of what holds are marked already, as live but not counted: now they are, and said. */
+static int tell_found(struct scan *s, struct segment *g, const struct format_record *h)
 {
-	size_t n_buckets = 16;
-	struct seen **buckets;
+	const int64_t slot = segment_slot_at(g, h->offset);
+	struct store_record record;
 
-	while (n_buckets < s->n_seen * 2)
-		n_buckets *= 2;
-	buckets = calloc(n_buckets, sizeof(struct seen *));
-	if (!buckets)
-		return -ENOMEM;
-	for (size_t i = 0; i < s->n_seen; i++) {
-		struct seen *e = &s->seen[i];
-		size_t at = (size_t)e->segment->slots[e->slot].hash & (n_buckets - 1);
-
-		while (buckets[at] && !same_key(&buckets[at]->record, &e->record))
-			at = (at + 1) & (n_buckets - 1);
-		if (buckets[at] && buckets[at]->sequence > e->sequence) {
-			e->outdated = true;
-		} else {
-			if (buckets[at])
-				buckets[at]->outdated = true;
-			buckets[at] = e;
-		}
+	if (slot < 0 || !g->slots[slot].live || h->kind != FORMAT_WRITE)
+		return 0;
+	g->slots[slot].live = 0;
+	if (is_purged(s, h))
+		return 0;
+	segment_set_live(s->table, g, (uint32_t)slot, true);
+	if (s->found) {
+		format_record_describe(h, &record);
+		s->found(s->arg, &record);
 	}
-	free(buckets);
 	return 0;
+}
+
+/* Footers are read a second time, which takes less than keeping all of them would. */
+static int tell_file(struct scan *s, const struct file *f)
+{
+	struct segment *g = segments_find(s->table, f->number);
+	int fd, r = 0;
+
+	segment_trim(s->table, g);
+	if (f->scanned) {
+		for (uint32_t i = 0; i < g->n_headers; i++)
+			tell_found(s, g, &g->headers[i]);
+		free(g->headers);
+		g->headers = NULL;
+		g->n_headers = g->headers_capacity = 0;
+		return 0;
+	}
+	if (!g->n_slots)
+		return 0;
+	fd = open_file(s->table, f->number, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	r = read_footer(s, g, fd, tell_found);
+	if (r < 0 && r != -ENOMEM) {
+		log_warning(
+			"store: segment-%08x: its footer was there and is not: %s", f->number, strerror(-r));
+		for (uint32_t i = 0; i < g->n_slots; i++)
+			if (g->slots[i].live && g->n_live == 0)
+				g->slots[i].live = 0;
+		s->result->n_dropped++;
+		r = 0;
+	}
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	close(fd);
+	return r;
 }
 
 int scan_directory(struct segments *t, store_found_fn found, void *arg, struct scan_result *out)
 {
-	struct scan s = {.table = t, .result = out};
+	struct scan s = {.table = t, .result = out, .found = found, .arg = arg};
 	int r;
 
 	*out = (struct scan_result){.next_sequence = 1};
+	if (getrandom(&s.seed, sizeof s.seed, GRND_NONBLOCK) != (ssize_t)sizeof s.seed)
+		s.seed = (uint64_t)(uintptr_t)&s;
 	/* Files that an earlier store deleted must not come back after a crash beside those that are made
 	 * now, for they would bring their numbers back with them. */
 	r = fsync(t->dir_fd) < 0 ? -errno : 0;
@@ -461,17 +568,11 @@ int scan_directory(struct segments *t, store_found_fn found, void *arg, struct s
 		r = list_files(&s);
 	for (size_t i = 0; r == 0 && i < s.n_files; i++)
 		r = take_file(&s, &s.files[i]);
-	if (r == 0)
-		r = find_outdated(&s);
-	for (size_t i = 0; r == 0 && i < s.n_seen; i++) {
-		struct seen *e = &s.seen[i];
-
-		if (e->outdated || e->tombstone)
-			continue;
-		segment_set_live(t, e->segment, e->slot, true);
-		if (found)
-			found(arg, &e->record);
-	}
+	for (size_t i = 0; r == 0 && i < s.n_places; i++)
+		if (s.winners[i].sequence && s.winners[i].slot != NO_SLOT)
+			t->list[s.winners[i].segment]->slots[s.winners[i].slot].live = 1;
+	for (size_t i = 0; r == 0 && i < s.n_files; i++)
+		r = tell_file(&s, &s.files[i]);
 	for (size_t i = 0; r == 0 && i < s.n_files; i++) {
 		struct segment *g = segments_find(t, s.files[i].number);
 
@@ -479,7 +580,8 @@ int scan_directory(struct segments *t, store_found_fn found, void *arg, struct s
 			(void)segments_remove(t, g);
 	}
 	free(s.files);
-	free(s.seen);
+	free(s.winners);
+	free(s.purges);
 	free(s.buffer);
 	return r;
 }

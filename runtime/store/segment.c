@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 /* Segments may be many and descriptors few: a process has 1024 by default. */
-enum { FDS_MAX = 128 };
+enum { FDS_MAX = 128, SLOT_PAGES_MAX = (1 << 29) - 1 };
 
 int segments_init(struct segments *t, int dir_fd, bool direct)
 {
@@ -67,18 +67,17 @@ bool segment_parse_name(const char *name, uint32_t *number)
 	return true;
 }
 
-uint64_t segment_hash(const uint8_t name_space[16], const uint8_t fingerprint[16], const uint8_t key[32])
+uint32_t segment_hash(const uint8_t name_space[16], const uint8_t fingerprint[16], const uint8_t key[32])
 {
 	uint8_t all[64];
 
 	memcpy(all, name_space, 16);
 	memcpy(all + 16, fingerprint, 16);
 	memcpy(all + 32, key, 32);
-	return format_checksum(all, sizeof all, 0);
+	return (uint32_t)format_checksum(all, sizeof all, 0);
 }
 
-/* Where in the list number is or would be. */
-static size_t place_of(const struct segments *t, uint32_t number)
+uint32_t segments_place(const struct segments *t, uint32_t number)
 {
 	size_t low = 0, high = t->n;
 
@@ -90,12 +89,12 @@ static size_t place_of(const struct segments *t, uint32_t number)
 		else
 			high = middle;
 	}
-	return low;
+	return (uint32_t)low;
 }
 
 struct segment *segments_find(const struct segments *t, uint32_t number)
 {
-	size_t i = place_of(t, number);
+	size_t i = segments_place(t, number);
 
 	return i < t->n && t->list[i]->number == number ? t->list[i] : NULL;
 }
@@ -127,7 +126,7 @@ int segments_adopt(
 	t->list = list;
 	if (!g)
 		return -ENOMEM;
-	at = place_of(t, number);
+	at = segments_place(t, number);
 	g->number = number;
 	g->state = SEGMENT_CLOSED;
 	g->salt = salt;
@@ -207,7 +206,7 @@ int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out
 int segments_remove(struct segments *t, struct segment *g)
 {
 	char name[SEGMENT_NAME_MAX];
-	size_t at = place_of(t, g->number);
+	size_t at = segments_place(t, g->number);
 
 	assert(g->n_in_flight == 0);
 	segment_name(g->number, name);
@@ -220,6 +219,7 @@ int segments_remove(struct segments *t, struct segment *g)
 	t->used_bytes -= g->len_bytes;
 	t->live_bytes -= g->live_bytes;
 	t->n_live -= g->n_live;
+	t->slot_bytes -= g->slots_capacity * sizeof *g->slots;
 	segment_free(t, g);
 	t->n--;
 	memmove(t->list + at, t->list + at + 1, (t->n - at) * sizeof(struct segment *));
@@ -269,12 +269,14 @@ int segment_fd(struct segments *t, struct segment *g)
 	return g->fd;
 }
 
-int segment_add_slot(struct segment *g, uint64_t hash, const struct format_record *h, uint32_t *index)
+int segment_add_slot(
+	struct segments *t, struct segment *g, uint32_t hash, const struct format_record *h, uint32_t *index)
 {
 	void *slots = g->slots;
 	size_t capacity = g->slots_capacity;
 	bool room = reserve(&slots, g->n_slots, &capacity, sizeof(struct slot));
 
+	t->slot_bytes += (capacity - g->slots_capacity) * sizeof *g->slots;
 	g->slots = slots;
 	g->slots_capacity = (uint32_t)capacity;
 	if (!room)
@@ -283,11 +285,24 @@ int segment_add_slot(struct segment *g, uint64_t hash, const struct format_recor
 	g->slots[g->n_slots++] = (struct slot){
 		.hash = hash,
 		.page = (uint32_t)(h->offset / STORE_ALIGN),
-		.n_pages = (uint32_t)(format_record_bytes(h) / STORE_ALIGN),
-		.tombstone = h->kind == FORMAT_TOMBSTONE,
+		.n_pages = (uint32_t)(format_record_bytes(h) / STORE_ALIGN) & SLOT_PAGES_MAX,
+		.tombstone = h->kind != FORMAT_WRITE,
+		.purge = h->kind == FORMAT_PURGE,
 	};
-	g->n_tombstones += h->kind == FORMAT_TOMBSTONE;
+	g->n_tombstones += h->kind != FORMAT_WRITE;
+	g->n_purges += h->kind == FORMAT_PURGE;
 	return 0;
+}
+
+void segment_trim(struct segments *t, struct segment *g)
+{
+	struct slot *slots = g->n_slots ? reallocarray(g->slots, g->n_slots, sizeof *slots) : NULL;
+
+	if (!slots)
+		return;
+	t->slot_bytes -= (g->slots_capacity - g->n_slots) * sizeof *slots;
+	g->slots = slots;
+	g->slots_capacity = g->n_slots;
 }
 
 int segment_add_header(struct segment *g, const struct format_record *h)
@@ -333,53 +348,139 @@ static int compare_page(const void *page, const void *slot)
 	return a < b ? -1 : a > b;
 }
 
+int64_t segment_slot_at(const struct segment *g, uint64_t offset)
+{
+	const uint64_t page = offset / STORE_ALIGN;
+	const struct slot *slot =
+		g->n_slots ? bsearch(&page, g->slots, g->n_slots, sizeof *slot, compare_page) : NULL;
+
+	return slot ? slot - g->slots : -1;
+}
+
 void segments_forget(struct segments *t, const struct store_location *location)
 {
 	struct segment *g = segments_find(t, location->segment);
-	uint64_t page = location->offset / STORE_ALIGN;
-	struct slot *slot;
+	const int64_t slot = g ? segment_slot_at(g, location->offset) : -1;
 
-	if (!g || !g->n_slots)
-		return;
-	slot = bsearch(&page, g->slots, g->n_slots, sizeof *slot, compare_page);
-	if (slot)
-		segment_set_live(t, g, (uint32_t)(slot - g->slots), false);
+	if (slot >= 0)
+		segment_set_live(t, g, (uint32_t)slot, false);
 }
 
-static int compare_hash(const void *a, const void *b)
+/* A tombstone, and what else there is of its key. */
+struct cover {
+	uint32_t hash;
+	uint32_t slot;
+	bool needed; /* an older file may hold a record of the key */
+	bool spare;  /* a newer one holds a tombstone of it, safely */
+};
+
+static int compare_covers(const void *a, const void *b)
 {
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	uint32_t x = ((const struct cover *)a)->hash, y = ((const struct cover *)b)->hash;
 
 	return x < y ? -1 : x > y;
 }
 
-/* Whether an older file may hold a record that one of g's tombstones keeps dead. Tombstones of older files do
- * not matter, since what they cover is older still. */
-static bool tombstones_needed(const struct segments *t, const struct segment *g)
+/* The first of those with this hash, or n. */
+static size_t first_cover(const struct cover *covers, size_t n, uint32_t hash)
 {
-	uint64_t *hashes;
-	size_t n = 0;
-	bool needed = false;
+	size_t low = 0, high = n;
 
-	if (!g->n_tombstones)
-		return false;
-	hashes = malloc(g->n_tombstones * sizeof *hashes);
-	if (!hashes)
-		return true;
-	for (uint32_t i = 0; i < g->n_slots; i++)
-		if (g->slots[i].tombstone)
-			hashes[n++] = g->slots[i].hash;
-	qsort(hashes, n, sizeof *hashes, compare_hash);
-	for (size_t i = 0; i < t->n && t->list[i]->number < g->number && !needed; i++) {
-		const struct segment *older = t->list[i];
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
 
-		needed = older->doubtful;
-		for (uint32_t j = 0; j < older->n_slots && !needed; j++)
-			needed = !older->slots[j].tombstone &&
-				 bsearch(&older->slots[j].hash, hashes, n, sizeof *hashes, compare_hash);
+		if (covers[middle].hash < hash)
+			low = middle + 1;
+		else
+			high = middle;
 	}
-	free(hashes);
-	return needed;
+	return low;
+}
+
+/* Compares the tombstones with what one other segment holds. */
+static void look_for_keys(const struct segment *other, bool is_newer, struct cover *covers, size_t n)
+{
+	for (uint32_t j = 0; j < other->n_slots; j++) {
+		const struct slot *s = &other->slots[j];
+
+		if ((bool)s->tombstone != is_newer || s->purge)
+			continue;
+		for (size_t i = first_cover(covers, n, s->hash); i < n && covers[i].hash == s->hash; i++) {
+			covers[i].spare = covers[i].spare || is_newer;
+			covers[i].needed = covers[i].needed || !is_newer;
+		}
+	}
+}
+
+/* Which of g's tombstones still keep something dead: in wanted[slot], if that is not NULL. Returns how many;
+ * all, when there is no memory to find out. What a tombstone covers lies in files with lower numbers;
+ * tombstones of such files do not matter, since what they cover is older still. */
+static uint32_t find_wanted_tombstones(const struct segments *t, const struct segment *g, bool *wanted)
+{
+	struct cover *covers = NULL;
+	uint32_t n = 0, n_wanted = 0;
+
+	if (!g->n_tombstones || t->list[0]->number >= g->number)
+		return 0;
+	covers = calloc(g->n_tombstones, sizeof *covers);
+	for (uint32_t i = 0; i < g->n_slots; i++) {
+		if (!g->slots[i].tombstone)
+			continue;
+		if (!covers || g->slots[i].purge) {
+			n_wanted++;
+			if (wanted)
+				wanted[i] = true;
+		} else {
+			covers[n++] = (struct cover){.hash = g->slots[i].hash, .slot = i};
+		}
+	}
+	if (n)
+		qsort(covers, n, sizeof *covers, compare_covers);
+	for (size_t i = 0; n && i < t->n; i++) {
+		const struct segment *other = t->list[i];
+
+		if (other->number < g->number)
+			look_for_keys(other, false, covers, n);
+		else if (other != g && other->n_tombstones && !other->dirty && !other->n_writing)
+			look_for_keys(other, true, covers, n);
+		for (uint32_t k = 0; other->doubtful && other->number < g->number && k < n; k++)
+			covers[k].needed = true;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		if (covers[i].needed && !covers[i].spare) {
+			n_wanted++;
+			if (wanted)
+				wanted[covers[i].slot] = true;
+		}
+	free(covers);
+	return n_wanted;
+}
+
+void segment_find_wanted(const struct segments *t, const struct segment *g, bool *wanted)
+{
+	for (uint32_t i = 0; i < g->n_slots; i++)
+		wanted[i] = g->slots[i].live;
+	find_wanted_tombstones(t, g, wanted);
+}
+
+struct segment *segments_cheapest(const struct segments *t, double max_share)
+{
+	struct segment *best = NULL;
+	double best_share = max_share;
+
+	for (size_t i = 0; i < t->n; i++) {
+		struct segment *g = t->list[i];
+		const double share = (double)g->live_bytes / (double)g->len_bytes;
+
+		if (g->state != SEGMENT_CLOSED || !g->has_footer || g->listed || share > best_share)
+			continue;
+		/* One that nothing is live in goes by itself, unless its tombstones keep it. */
+		if (!g->n_live && !find_wanted_tombstones(t, g, NULL))
+			continue;
+		best = g;
+		best_share = share;
+	}
+	return best;
 }
 
 bool segments_reclaim(struct segments *t)
@@ -397,7 +498,7 @@ bool segments_reclaim(struct segments *t)
 			soon = true;
 			continue;
 		}
-		if (tombstones_needed(t, g))
+		if (find_wanted_tombstones(t, g, NULL))
 			continue;
 		/* The files that its tombstones covered have gone; that must not come undone while the
 		 * tombstones stay gone. */

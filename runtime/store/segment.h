@@ -22,11 +22,12 @@ enum segment_state {
 
 /* One record, good or not, as long as its segment lasts. */
 struct slot {
-	uint64_t hash; /* of namespace, fingerprint and key: segment_hash */
+	uint32_t hash; /* of namespace, fingerprint and key: segment_hash */
 	uint32_t page; /* where it begins */
-	uint32_t n_pages;
-	bool live;
-	bool tombstone;
+	uint32_t n_pages : 29;
+	uint32_t live : 1;
+	uint32_t tombstone : 1; /* or a purge */
+	uint32_t purge : 1;
 };
 
 struct segment {
@@ -42,7 +43,8 @@ struct segment {
 	uint32_t n_slots, slots_capacity;
 	struct format_record *headers; /* for the footer: of what was written; NULL once closed */
 	uint32_t n_headers, headers_capacity;
-	uint32_t n_tombstones;
+	uint32_t n_tombstones; /* purges among them */
+	uint32_t n_purges;
 	uint32_t n_live;
 	uint64_t live_bytes;
 
@@ -50,6 +52,8 @@ struct segment {
 	uint32_t n_writing;   /* records being written */
 	bool no_footer;       /* a header could not be kept: better none than one that lacks a record */
 	bool dirty;           /* written to since the last sync began */
+	bool listed;          /* the caller is emptying it */
+	bool has_footer;      /* from end to the end of the file */
 	bool doubtful;        /* could not be read to its end: may hold records that are not in slots */
 
 	struct io_request closing; /* the footer's write, then the sync after it */
@@ -68,6 +72,7 @@ struct segments {
 	uint64_t used_bytes; /* lengths of all files */
 	uint64_t live_bytes;
 	uint64_t n_live;
+	uint64_t slot_bytes; /* of memory */
 	uint32_t n_fds;
 	uint64_t clock;
 	bool nothing_to_reclaim; /* and no record was forgotten since that was found out */
@@ -85,8 +90,10 @@ void segment_name(uint32_t number, char out[SEGMENT_NAME_MAX]);
 /* Whether a directory entry is a segment, and which. */
 bool segment_parse_name(const char *name, uint32_t *number);
 /* What tells keys apart in slots; a collision keeps a tombstone longer than needed and does no other harm. */
-uint64_t segment_hash(const uint8_t name_space[16], const uint8_t fingerprint[16], const uint8_t key[32]);
+uint32_t segment_hash(const uint8_t name_space[16], const uint8_t fingerprint[16], const uint8_t key[32]);
 
+/* Where in the list it is, or would be. */
+uint32_t segments_place(const struct segments *t, uint32_t number);
 struct segment *segments_find(const struct segments *t, uint32_t number);
 
 /* Takes in a file that is there: closed, with no slots. -ENOMEM. */
@@ -105,13 +112,24 @@ void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes);
 int segment_fd(struct segments *t, struct segment *g);
 
 /* Adds a slot after the others, not live. Its place in *index. -ENOMEM. */
-int segment_add_slot(struct segment *g, uint64_t hash, const struct format_record *h, uint32_t *index);
+int segment_add_slot(
+	struct segments *t, struct segment *g, uint32_t hash, const struct format_record *h, uint32_t *index);
+/* No more slots will come: gives back the memory kept for them. */
+void segment_trim(struct segments *t, struct segment *g);
 /* Keeps a header for the footer. -ENOMEM: the segment will have no footer, and be scanned. */
 int segment_add_header(struct segment *g, const struct format_record *h);
 void segment_set_live(struct segments *t, struct segment *g, uint32_t index, bool live);
 
 /* The record at a place is no longer wanted. What is not there, or was forgotten before, is ignored. */
 void segments_forget(struct segments *t, const struct store_location *location);
+
+/* The closed segment with a footer that is cheapest to empty: the fewest live bytes for its length, and not
+ * over max_share of it. NULL: none. */
+struct segment *segments_cheapest(const struct segments *t, double max_share);
+/* wanted: [n_slots]; whether the record is live, or is a tombstone or a purge that keeps something dead. */
+void segment_find_wanted(const struct segments *t, const struct segment *g, bool *wanted);
+/* The slot of the record that begins at this offset, or -1. */
+int64_t segment_slot_at(const struct segment *g, uint64_t offset);
 
 /* Deletes the oldest segment that nobody misses: closed, idle, with no live record, and with no tombstone
  * that still covers a record in an older file. False: there is none. */

@@ -337,6 +337,8 @@ struct store_op *store_reap(struct store *s)
 
 void store_forget(struct store *s, const struct store_location *location)
 {
+	bool first;
+
 	pthread_mutex_lock(&s->lock);
 	if (s->n_forgotten == s->forgotten_capacity) {
 		size_t more = s->forgotten_capacity * 2 + 64;
@@ -349,9 +351,12 @@ void store_forget(struct store *s, const struct store_location *location)
 	}
 	/* Without memory it is not forgotten: its room comes free at the next start, if it is not found then.
 	 */
+	first = s->n_forgotten == 0;
 	if (s->n_forgotten < s->forgotten_capacity)
 		s->forgotten[s->n_forgotten++] = *location;
 	pthread_mutex_unlock(&s->lock);
+	if (first)
+		ring(s->wake_fd);
 }
 
 void store_get_stats(struct store *s, struct store_stats *out)

@@ -56,7 +56,7 @@ static void remove_odd(void *arg, struct index_entry *e)
 {
 	uint32_t key;
 
-	memcpy(&key, e->id.key, sizeof key);
+	memcpy(&key, e->key, sizeof key);
 	if (key % 2)
 		index_remove(arg, e);
 }
@@ -75,10 +75,10 @@ static void grows(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < N; i++)
-		add(x, 0, i)->n_tokens = i;
+		add(x, 0, i)->frame_bytes = i;
 	assert_int_equal(index_count(x), N);
 	for (uint32_t i = 0; i < N; i++)
-		assert_int_equal(find(x, 0, i)->n_tokens, i);
+		assert_int_equal(find(x, 0, i)->frame_bytes, i);
 	index_each(x, remove_odd, x);
 	assert_int_equal(index_count(x), N / 2);
 	index_each(x, count_one, &n);
@@ -88,87 +88,121 @@ static void grows(void **state)
 	index_free(x);
 }
 
-static void victims(void **state)
+/* Numbers name entries as long as they are not given back, and what was detached is found no more. */
+static void numbers(void **state)
 {
 	struct index *x = index_new();
-	struct index_entry *e[6];
-	char record;
+	struct index_entry *a = add(x, 1, 1), *b = add(x, 1, 2), *again;
+	const uint32_t number = index_number(x, a);
+	struct index_key id;
 
 	(void)state;
-	assert_null(index_victim(x));
-	for (uint32_t i = 0; i < 6; i++) {
-		e[i] = add(x, 0, i);
-		e[i]->record = i == 5 ? NULL : &record;
-		index_touch(x, e[i]);
-	}
-	/* e[5] has no record, so it is on no list. Oldest first: 0 1 2 3 4. */
-	assert_ptr_equal(index_victim(x), e[0]);
-	index_touch(x, e[0]);
-	assert_ptr_equal(index_victim(x), e[1]);
-	e[1]->n_pins = 1;
-	assert_ptr_equal(index_victim(x), e[2]);
-	e[2]->n_users = 1;
-	assert_ptr_equal(index_victim(x), e[3]);
-	e[3]->writing = true;
-	assert_ptr_equal(index_victim(x), e[4]);
-	e[4]->dead = true;
-	assert_ptr_equal(index_victim(x), e[0]);
-	index_untrack(x, e[0]);
-	index_untrack(x, e[0]);
-	assert_null(index_victim(x));
-
-	/* What was skipped kept its age. */
-	e[2]->n_users = 0;
-	assert_ptr_equal(index_victim(x), e[2]);
-	e[1]->n_pins = 0;
-	assert_ptr_equal(index_victim(x), e[1]);
-	index_remove(x, e[1]);
-	assert_ptr_equal(index_victim(x), e[2]);
-	/* Its record has gone: a touch takes it off the list. */
-	e[2]->record = NULL;
-	index_touch(x, e[2]);
-	assert_null(index_victim(x));
+	assert_int_not_equal(number, 0);
+	assert_ptr_equal(index_at(x, number), a);
+	assert_ptr_equal(index_at(x, index_number(x, b)), b);
+	index_detach(x, a);
+	assert_true(a->dead);
+	assert_null(find(x, 1, 1));
+	again = add(x, 1, 1);
+	assert_ptr_not_equal(again, a);
+	assert_ptr_equal(index_at(x, number), a);
+	index_give_back(x, a);
+	assert_ptr_equal(find(x, 1, 1), again);
+	index_id(x, b, &id);
+	assert_ptr_equal(index_find(x, &id), b);
+	assert_int_equal(index_count(x), 2);
 	index_free(x);
 }
 
-/* Random adds, touches and removals against an array with the time of each key's last touch. */
+/* Many at once are the same as one after the other. */
+static void found_together(void **state)
+{
+	enum { N = 300 };
+	struct index *x = index_new();
+	const struct index_key owner = key_of(7, 0);
+	struct index_entry *found[N];
+	uint8_t keys[N][32] = {{0}};
+
+	(void)state;
+	for (uint32_t i = 0; i < N; i++) {
+		memcpy(keys[i], &i, sizeof i);
+		if (i % 3)
+			add(x, 7, i);
+		else
+			add(x, 8, i);
+	}
+	index_find_many(x, owner.owner, (const uint8_t(*)[32])keys, N, found);
+	for (uint32_t i = 0; i < N; i++)
+		assert_ptr_equal(found[i], i % 3 ? find(x, 7, i) : NULL);
+	index_find_many(x, key_of(9, 0).owner, (const uint8_t(*)[32])keys, N, found);
+	for (uint32_t i = 0; i < N; i++)
+		assert_null(found[i]);
+	index_free(x);
+}
+
+static void owners_and_transforms(void **state)
+{
+	const uint8_t name_space[16] = "a namespace", fingerprint[16] = "a model", zero[16] = {0};
+	struct index *x = index_new();
+	struct index_entry *a = add(x, 1, 1), *b = add(x, 1, 2);
+
+	(void)state;
+	index_name_owner(x, a, name_space, fingerprint, 17);
+	assert_memory_equal(index_owner(x, b->owner)->name_space, name_space, 16);
+	assert_int_equal(index_owner(x, b->owner)->tag, 17);
+	assert_memory_equal(index_transform(x, a), zero, 16);
+	index_set_transform(x, a, name_space);
+	index_set_transform(x, b, fingerprint);
+	assert_memory_equal(index_transform(x, a), name_space, 16);
+	assert_memory_equal(index_transform(x, b), fingerprint, 16);
+	index_set_transform(x, b, name_space);
+	assert_int_equal(a->transform, b->transform);
+	index_set_transform(x, b, zero);
+	assert_memory_equal(index_transform(x, b), zero, 16);
+	index_free(x);
+}
+
+static void locations(void **state)
+{
+	struct index_entry e = {.segment = 3, .page = 9, .frame_bytes = 4096 - STORE_HEADER_BYTES};
+
+	(void)state;
+	assert_int_equal(index_location(&e).len_pages, 1);
+	assert_int_equal(index_location(&e).offset, 9 * 4096);
+	e.frame_bytes++;
+	assert_int_equal(index_location(&e).len_pages, 2);
+	e.page = 0;
+	assert_int_equal(index_location(&e).len_pages, 0);
+}
+
+/* Random adds and removals against an array. */
 static void against_model(void **state)
 {
 	enum { N = 600 };
 	unsigned seed = (unsigned)time(NULL);
 	struct index *x = index_new();
-	uint64_t touched[N] = {0}; /* 0: not there */
+	bool there[N] = {false};
 	size_t n = 0;
-	char record;
 
 	(void)state;
 	print_message("seed %u\n", seed);
 	for (uint64_t now = 1; now <= 20000; now++) {
-		uint32_t key = (uint32_t)rand_r(&seed) % N, oldest = N;
-		struct index_entry *e = find(x, 9, key), *victim;
+		uint32_t key = (uint32_t)rand_r(&seed) % N;
+		struct index_entry *e = find(x, 9, key);
 
-		assert_int_equal(e != NULL, touched[key] != 0);
+		assert_int_equal(e != NULL, there[key]);
 		if (!e) {
-			e = add(x, 9, key);
-			e->record = &record;
+			add(x, 9, key);
 			n++;
-		} else if (rand_r(&seed) % 2) {
+		} else {
 			index_remove(x, e);
-			touched[key] = 0;
 			n--;
-			e = NULL;
 		}
-		if (e) {
-			index_touch(x, e);
-			touched[key] = now;
-		}
+		there[key] = !there[key];
 		assert_int_equal(index_count(x), n);
-		for (uint32_t i = 0; i < N; i++)
-			if (touched[i] && (oldest == N || touched[i] < touched[oldest]))
-				oldest = i;
-		victim = index_victim(x);
-		assert_ptr_equal(victim, oldest == N ? NULL : find(x, 9, oldest));
 	}
+	/* What was given back is used again. */
+	assert_true(index_memory_bytes(x) < 2 << 20);
 	index_free(x);
 }
 
@@ -177,7 +211,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(owners_are_apart),
 		cmocka_unit_test(grows),
-		cmocka_unit_test(victims),
+		cmocka_unit_test(numbers),
+		cmocka_unit_test(found_together),
+		cmocka_unit_test(owners_and_transforms),
+		cmocka_unit_test(locations),
 		cmocka_unit_test(against_model),
 	};
 

@@ -157,7 +157,7 @@ static void bad_operations(void **state)
 	op.record.frame_bytes = UINT64_MAX;
 	assert_int_equal(run_op(f, &op), -EINVAL);
 	op.record.frame_bytes = 9 << 20;
-	assert_int_equal(run_op(f, &op), -ENOSPC);
+	assert_int_equal(run_op(f, &op), -EDQUOT);
 	op.kind = (enum store_op_kind)77;
 	assert_int_equal(run_op(f, &op), -EINVAL);
 
@@ -284,12 +284,12 @@ static void limit(void **state)
 	}
 	/* Seven of the eight segments are for frames. */
 	assert_true(n > 30);
-	assert_int_equal(write_frame(f, n), -ENOSPC);
+	assert_int_equal(write_frame(f, n), -EDQUOT);
 	expect_frames(f, 0, n);
 	/* Every second one: no segment comes free. */
 	for (uint32_t i = 0; i < n; i += 2)
 		forget_frame(f, i);
-	assert_int_equal(write_frame(f, n), -ENOSPC);
+	assert_int_equal(write_frame(f, n), -EDQUOT);
 	for (uint32_t i = 1; i < n / 2; i += 2)
 		forget_frame(f, i);
 	for (uint32_t i = 0; i < 5; i++)
@@ -450,7 +450,7 @@ static void chaos(struct fixture *f)
 			 */
 			int r = write_frame(f, number);
 
-			if (r < 0 && r != -ENOSPC)
+			if (r < 0 && r != -EDQUOT)
 				_exit(1);
 			if (r == 0 && before.len_pages)
 				store_forget(f->store, &before);
@@ -458,7 +458,7 @@ static void chaos(struct fixture *f)
 		} else {
 			int r = remove_frame(f, number);
 
-			if (r < 0 && r != -ENOSPC)
+			if (r < 0 && r != -EDQUOT)
 				_exit(2);
 			steps[i] = (struct step){number, r < 0 && is_there(f, number)};
 		}

@@ -206,7 +206,7 @@ static void add_candidate(struct upkeep *u, const struct index_entry *e)
 		u->n_candidates = 0;
 	}
 	if (u->n_candidates < CANDIDATES_MAX && (e->record || u->only_on_disk))
-		u->candidates[u->n_candidates++] = e->id;
+		cache_id(u->daemon->cache, e, &u->candidates[u->n_candidates++]);
 }
 
 static size_t model_of(const struct upkeep *u, const uint8_t fingerprint[16])
@@ -222,17 +222,18 @@ static size_t model_of(const struct upkeep *u, const uint8_t fingerprint[16])
 static void note(void *arg, struct index_entry *e)
 {
 	struct upkeep *u = arg;
+	const uint8_t *transform = cache_transform(u->daemon->cache, e);
 	size_t i;
 
-	if (!e->record && !e->location.len_pages)
+	if (!e->record && !e->page)
 		return; /* being encoded */
-	if (memcmp(e->transform, plain, 16) != 0) {
+	if (memcmp(transform, plain, 16) != 0) {
 		for (i = 0; i < u->n_known; i++)
-			if (!memcmp(u->known[i].version.id, e->transform, 16))
+			if (!memcmp(u->known[i].version.id, transform, 16))
 				u->known[i].n_frames++;
 		return;
 	}
-	i = model_of(u, e->fingerprint);
+	i = model_of(u, cache_owner(u->daemon->cache, e)->fingerprint);
 	if (i == registry_n_models(u->daemon->registry))
 		return; /* of a model that nobody has registered since the start */
 	u->counts[i].n_plain++;
@@ -301,7 +302,7 @@ static void anew_done(struct task *task, bool ran)
 		if (!cache_replace(u->daemon->cache, a->entry, a->frame, a->frame_bytes, a->transform->id))
 			a->frame = NULL;
 	} else if (ran && a->status != -ENOMEM) {
-		a->entry->anew_in_vain = true;
+		a->entry->anew_in_vain = 1;
 	}
 	end_anew(u);
 	next_anew(u);
@@ -312,7 +313,7 @@ static void anew_fetched(struct cache_wait *wait, int status)
 	struct anew *a = (struct anew *)((char *)wait - offsetof(struct anew, wait));
 	struct upkeep *u = a->upkeep;
 	const struct registry *registry = u->daemon->registry;
-	const size_t i = model_of(u, a->entry->fingerprint);
+	const size_t i = model_of(u, cache_owner(u->daemon->cache, a->entry)->fingerprint);
 	const struct policy *policy = &u->daemon->policy;
 
 	if (status || u->stopped || i == registry_n_models(registry)) {
@@ -333,9 +334,9 @@ static void anew_fetched(struct cache_wait *wait, int status)
 
 static bool may_be_anew(const struct upkeep *u, const struct index_entry *e)
 {
-	const size_t i = model_of(u, e->fingerprint);
+	const size_t i = model_of(u, cache_owner(u->daemon->cache, e)->fingerprint);
 
-	return !memcmp(e->transform, plain, 16) && !e->n_users && !e->anew_in_vain &&
+	return !memcmp(cache_transform(u->daemon->cache, e), plain, 16) && !e->n_users && !e->anew_in_vain &&
 	       i < registry_n_models(u->daemon->registry) &&
 	       registry_model_at(u->daemon->registry, i)->transform;
 }

@@ -1,0 +1,139 @@
+#include "runtime/store/engine-internal.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- syncing ---- */
+
+static void end_round(struct engine *e)
+{
+	int status = e->round_status;
+
+	e->round_status = 0;
+	while (e->round) {
+		struct task *t = e->round;
+
+		e->round = t->next;
+		engine_finish_task(t, status);
+	}
+	/* What the disk did with the data is unknown then, and a later sync may well say that all is fine.
+	 * Those who asked for this one have been told; what comes now goes elsewhere. */
+	if (status < 0 && e->open)
+		engine_close_segment(e, e->open);
+}
+
+static void request_synced(struct engine *e, int status)
+{
+	if (status < 0)
+		e->round_status = status;
+	if (--e->n_round_requests == 0)
+		end_round(e);
+}
+
+static void segment_synced(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+
+	g->n_in_flight--;
+	if (status < 0) {
+		g->dirty = true;
+		log_error("store: segment-%08x: sync: %s", g->number, strerror(-status));
+	}
+	request_synced(g->owner, status);
+}
+
+static void dir_synced(struct io_request *r, int status)
+{
+	struct engine *e = r->user;
+
+	if (status < 0) {
+		e->segments.dir_dirty = true;
+		log_error("store: directory: sync: %s", strerror(-status));
+	}
+	request_synced(e, status);
+}
+
+static void start_round(struct engine *e)
+{
+	struct segments *t = &e->segments;
+
+	/* One more than there are, lest the round end while it begins. */
+	e->n_round_requests = 1;
+	for (size_t i = 0; i < t->n; i++) {
+		struct segment *g = t->list[i];
+		int fd;
+
+		if (!g->dirty)
+			continue;
+		fd = segment_fd(t, g);
+		if (fd < 0) {
+			e->round_status = fd;
+			continue;
+		}
+		g->dirty = false;
+		g->owner = e;
+		g->syncing = (struct io_request){
+			.kind = IO_FDATASYNC, .fd = fd, .done = segment_synced, .user = g};
+		g->n_in_flight++;
+		e->n_round_requests++;
+		io_start(&e->io, &g->syncing);
+	}
+	if (t->dir_dirty) {
+		t->dir_dirty = false;
+		e->dir_sync =
+			(struct io_request){.kind = IO_FSYNC, .fd = t->dir_fd, .done = dir_synced, .user = e};
+		e->n_round_requests++;
+		io_start(&e->io, &e->dir_sync);
+	}
+	request_synced(e, 0);
+}
+
+/* The lowest serial number of a write in flight, or one more than the last. */
+static uint64_t oldest_write(const struct engine *e)
+{
+	uint64_t oldest = e->serial + 1;
+
+	for (uint32_t i = 0; i < e->depth; i++) {
+		const struct task *t = &e->tasks[i];
+
+		/* A tombstone that was written has serial 0 and waits for a sync itself. */
+		if (t->op && t->op->kind != STORE_SYNC && t->op->kind != STORE_READ && t->serial &&
+			t->serial < oldest)
+			oldest = t->serial;
+	}
+	return oldest;
+}
+
+void engine_sync_what_waits(struct engine *e)
+{
+	uint64_t oldest;
+
+	if (!e->syncs || e->round)
+		return;
+	oldest = oldest_write(e);
+	for (struct task **link = &e->syncs; *link;) {
+		struct task *t = *link;
+
+		if (t->serial >= oldest) {
+			link = &t->next;
+			continue;
+		}
+		*link = t->next;
+		t->next = e->round;
+		e->round = t;
+	}
+	if (e->round)
+		start_round(e);
+}
+
+void engine_start_sync(struct task *t)
+{
+	t->serial = t->engine->serial;
+	t->next = t->engine->syncs;
+	t->engine->syncs = t;
+}

@@ -1,0 +1,252 @@
+#include "runtime/store/engine-internal.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- closing a segment ---- */
+
+/* The end of closing, well or not. What the file has too much is given back; without a footer it is scanned
+ * at the next start. */
+static void closed(struct segment *g, uint64_t len_bytes)
+{
+	struct engine *e = g->owner;
+
+	if (g->fd >= 0 && len_bytes < g->len_bytes && ftruncate(g->fd, (off_t)len_bytes) == 0)
+		segments_shrink(&e->segments, g, len_bytes);
+	free(g->footer);
+	free(g->headers);
+	g->footer = NULL;
+	g->headers = NULL;
+	g->n_headers = g->headers_capacity = 0;
+	g->state = SEGMENT_CLOSED;
+	segment_trim(&e->segments, g);
+	e->n_closing--;
+}
+
+static void footer_synced(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+
+	g->n_in_flight--;
+	if (status < 0)
+		log_warning("store: segment-%08x: sync: %s", g->number, strerror(-status));
+	else
+		g->dirty = false;
+	g->has_footer = status == 0;
+	closed(g, r->offset + r->len);
+}
+
+static void footer_written(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+	struct engine *e = g->owner;
+
+	if (status < 0) {
+		g->n_in_flight--;
+		log_warning("store: segment-%08x: cannot write its footer: %s", g->number, strerror(-status));
+		closed(g, g->end);
+		return;
+	}
+	g->dirty = true;
+	r->kind = IO_FDATASYNC;
+	r->done = footer_synced;
+	io_start(&e->io, r);
+}
+
+static int compare_offset(const void *a, const void *b)
+{
+	uint64_t x = ((const struct format_record *)a)->offset, y = ((const struct format_record *)b)->offset;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Once no record is being written any more. Writes ended in any order, the footer is in order of place. */
+static void write_footer(struct segment *g)
+{
+	struct engine *e = g->owner;
+	size_t len = (size_t)format_footer_bytes(g->n_headers);
+
+	g->footer = g->no_footer ? NULL : aligned_alloc(STORE_ALIGN, len);
+	if (!g->footer) {
+		closed(g, g->end);
+		return;
+	}
+	if (g->n_headers)
+		qsort(g->headers, g->n_headers, sizeof *g->headers, compare_offset);
+	format_footer_encode(g->footer, g->headers, g->n_headers, g->number, g->salt, g->end);
+	g->closing = (struct io_request){.kind = IO_WRITE,
+		.fd = g->fd,
+		.data = g->footer,
+		.len = len,
+		.offset = g->end,
+		.done = footer_written,
+		.user = g};
+	g->n_in_flight++;
+	io_start(&e->io, &g->closing);
+}
+
+void engine_close_segment(struct engine *e, struct segment *g)
+{
+	assert(g == e->open);
+	e->open = NULL;
+	e->n_closing++;
+	g->state = SEGMENT_CLOSING;
+	if (g->n_writing == 0)
+		write_footer(g);
+}
+
+/* ---- writing ---- */
+
+/* The open segment, or a new one, with room for one more record of len_bytes. The last segment_bytes of the
+ * limit are for tombstones alone: without room to forget, nothing could ever be forgotten; those before them
+ * are for records on the move, without which no room could be made. -EDQUOT: over the limit; -ENOSPC: the
+ * disk is full; -EAGAIN: a segment is being closed, and may turn out to make room. */
+static int find_room(struct engine *e, uint64_t len_bytes, unsigned n_reserved, struct segment **out)
+{
+	struct segment *g = e->open;
+	struct segments *t = &e->segments;
+	bool fits = g && g->end + len_bytes + format_footer_bytes(g->n_slots + 1) <= g->len_bytes;
+	uint64_t own = STORE_ALIGN + len_bytes + format_footer_bytes(1);
+	uint64_t new_bytes = fits ? 0 : own > e->segment_bytes ? own : e->segment_bytes;
+	uint64_t limit_bytes = e->limit_bytes - n_reserved * e->segment_bytes;
+	int r;
+
+	if (new_bytes > limit_bytes)
+		return -EDQUOT;
+	while (t->used_bytes > limit_bytes - new_bytes)
+		if (!segments_reclaim(t))
+			return e->n_closing ? -EAGAIN : -EDQUOT;
+	if (!fits) {
+		do
+			r = segments_create(t, new_bytes, &g);
+		while (r == -ENOSPC && segments_reclaim(t));
+		if (r < 0)
+			return r;
+		g->owner = e;
+		/* Only now: had there been no room for a new one, the old one would still take shorter
+		 * records. */
+		if (e->open)
+			engine_close_segment(e, e->open);
+		e->open = g;
+	}
+	*out = g;
+	return 0;
+}
+
+static void written(struct io_request *r, int status)
+{
+	struct task *t = r->user;
+	struct engine *e = t->engine;
+	struct segment *g = t->segment;
+
+	g->n_in_flight--;
+	g->n_writing--;
+	/* A write that failed may have left anything in its place, which is not used again; a scan will tell.
+	 */
+	g->dirty = true;
+	if (status == 0 && segment_add_header(g, &t->header) < 0)
+		g->no_footer = true;
+	if (g->state == SEGMENT_CLOSING && g->n_writing == 0)
+		write_footer(g);
+	if (status < 0) {
+		/* It may be there or not: what it was to keep dead is not safe. */
+		g->slots[t->slot].tombstone = 0;
+		engine_finish_task(t, status);
+		return;
+	}
+	e->stats.n_writes++;
+	e->stats.written_bytes += r->len;
+	if (t->header.kind != FORMAT_WRITE) {
+		t->serial = 0;
+		t->next = e->syncs;
+		e->syncs = t;
+		return;
+	}
+	segment_set_live(&e->segments, g, t->slot, true);
+	format_record_describe(&t->header, &t->op->record);
+	engine_finish_task(t, 0);
+}
+
+static struct format_record header_of(const struct store_record *r)
+{
+	struct format_record h = {.raw_bytes = r->raw_bytes,
+		.position = r->position,
+		.n_tokens = r->n_tokens,
+		.kind = FORMAT_WRITE};
+
+	memcpy(h.name_space, r->name_space, sizeof h.name_space);
+	memcpy(h.fingerprint, r->fingerprint, sizeof h.fingerprint);
+	memcpy(h.key, r->key, sizeof h.key);
+	memcpy(h.parent, r->parent, sizeof h.parent);
+	memcpy(h.transform, r->transform, sizeof h.transform);
+	return h;
+}
+
+/* Writes the record in data, of which header and padding are filled in here. */
+static int start_write(struct task *t, char *data, uint64_t frame_bytes)
+{
+	struct engine *e = t->engine;
+	uint64_t len = format_pad(STORE_HEADER_BYTES + frame_bytes);
+	struct format_record *h = &t->header;
+	struct segment *g;
+	int r = find_room(e, len, h->kind != FORMAT_WRITE ? 0 : t->op->moving ? 1 : 2, &g);
+
+	if (r < 0)
+		return r;
+	h->frame_bytes = frame_bytes;
+	h->sequence = e->next_sequence;
+	/* Said, so that it can be said again later, of a purge or a removal that is moved. */
+	if (h->kind != FORMAT_WRITE && !h->bound)
+		h->bound = h->sequence;
+	h->segment = g->number;
+	h->offset = g->end;
+	r = segment_add_slot(
+		&e->segments, g, segment_hash(h->name_space, h->fingerprint, h->key), h, &t->slot);
+	if (r < 0)
+		return r;
+	h->body_checksum = format_checksum(data + STORE_HEADER_BYTES, (size_t)frame_bytes, g->salt);
+	format_record_seal(h, g->salt);
+	memcpy(data, h, sizeof *h);
+	memset(data + STORE_HEADER_BYTES + frame_bytes, 0, (size_t)(len - STORE_HEADER_BYTES - frame_bytes));
+	e->next_sequence++;
+	g->end += len;
+	g->n_writing++;
+	t->serial = ++e->serial;
+	t->segment = g;
+	engine_start_io(t, IO_WRITE, g->fd, data, len, h->offset, written);
+	return 0;
+}
+
+int engine_start_record(struct task *t)
+{
+	const struct store_op *op = t->op;
+
+	if (!is_aligned(op->data) || op->record.frame_bytes == 0 ||
+		op->record.frame_bytes >= (uint64_t)UINT32_MAX * STORE_ALIGN - STORE_HEADER_BYTES)
+		return -EINVAL;
+	t->header = header_of(&op->record);
+	return start_write(t, op->data, op->record.frame_bytes);
+}
+
+int engine_start_tombstone(struct task *t)
+{
+	const struct store_record *r = &t->op->record;
+
+	if (!t->page)
+		t->page = aligned_alloc(STORE_ALIGN, STORE_ALIGN);
+	if (!t->page)
+		return -ENOMEM;
+	t->header = (struct format_record){
+		.kind = t->op->kind == STORE_PURGE ? FORMAT_PURGE : FORMAT_TOMBSTONE, .bound = t->op->bound};
+	memcpy(t->header.name_space, r->name_space, sizeof r->name_space);
+	if (t->op->kind == STORE_PURGE)
+		return start_write(t, t->page, 0);
+	memcpy(t->header.fingerprint, r->fingerprint, sizeof r->fingerprint);
+	memcpy(t->header.key, r->key, sizeof r->key);
+	return start_write(t, t->page, 0);
+}
