@@ -5,18 +5,19 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "runtime/daemon/check.h"
 #include "runtime/daemon/daemon.h"
 
 enum { EXIT_USAGE = 2 };
 
 static const char usage[] =
-	"Usage: cisternd [--config FILE] [--check]\n"
+	"Usage: cisternd [--config FILE] [--check-config]\n"
 	"\n"
 	"Keeps KV caches for the inference engines of this node. Runs in the foreground and logs to stderr;\n"
 	"SIGTERM ends it cleanly.\n"
 	"\n"
 	"  -c, --config FILE   configuration (INI); without one, the defaults\n"
-	"      --check         check the configuration and exit\n"
+	"      --check-config  check the configuration, and what it needs of this machine, and exit\n"
 	"      --help          this text\n"
 	"      --version       the version\n"
 	"\n"
@@ -25,7 +26,7 @@ static const char usage[] =
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"config", required_argument, NULL, 'c'},
-		{"check", no_argument, NULL, 'k'}, {"help", no_argument, NULL, 'h'},
+		{"check-config", no_argument, NULL, 'k'}, {"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'v'}, {0}};
 	const char *path = NULL;
 	struct config *config = calloc(1, sizeof *config);
@@ -35,6 +36,7 @@ int main(int argc, char **argv)
 
 	if (!config || !daemon)
 		goto out;
+	log_open();
 	status = EXIT_USAGE;
 	while ((option = getopt_long(argc, argv, "c:", options, NULL)) != -1)
 		switch (option) {
@@ -56,10 +58,16 @@ int main(int argc, char **argv)
 	}
 	config_init(config);
 	if (path && config_load(path, config, why, sizeof why)) {
-		log_error("%s", why);
+		if (check)
+			fprintf(stderr, "error: %s\n", why);
+		else
+			log_error("%s", why);
 		goto out;
 	}
 	if (check) {
+		if (check_config(config, stderr))
+			goto out;
+		printf("%s: sound\n", path ? path : "the default configuration");
 		status = EXIT_SUCCESS;
 		goto out;
 	}

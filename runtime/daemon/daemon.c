@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -347,7 +348,10 @@ int daemon_run(struct daemon *d)
 	struct epoll_event events[EVENTS_MAX];
 	uint64_t busy_until_us = 0;
 	uint32_t n_silent = 0;
+	char status[160];
 
+	snprintf(status, sizeof status, "serving on %s", d->config->socket);
+	notify_ready(&d->notify, status);
 	while (!d->stopping) {
 		const uint32_t n_consumed = consume_all(d);
 		const int tick_ms = cache_tick(d->cache);
@@ -369,6 +373,7 @@ int daemon_run(struct daemon *d)
 				timeout_ms = 0;
 		}
 		timeout_ms = gauges_publish(d, timeout_ms);
+		timeout_ms = notify_alive(&d->notify, daemon_now_ms(), timeout_ms);
 		/* Spinning looks at the descriptors as well, but the rings come first. */
 		n = epoll_wait(d->epoll, events, EVENTS_MAX, timeout_ms);
 		if (n < 0 && errno != EINTR)
@@ -381,6 +386,7 @@ int daemon_run(struct daemon *d)
 		publish_all(d);
 		n_silent = sweep(d);
 	}
+	notify_stopping();
 	return 0;
 }
 

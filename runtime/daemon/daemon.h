@@ -10,6 +10,7 @@
 #include "runtime/daemon/cache.h"
 #include "runtime/daemon/learn/learn.h"
 #include "runtime/daemon/events.h"
+#include "runtime/daemon/notify.h"
 #include "runtime/daemon/registry.h"
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
@@ -38,6 +39,7 @@ struct daemon {
 	struct workers *workers;
 	struct learn *learn;
 	struct board *board;
+	struct notify notify;
 	struct exporter *exporter; /* NULL: no metrics */
 	uint32_t n_workers;
 	int epoll, listener, signals;
