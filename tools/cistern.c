@@ -13,6 +13,7 @@ static const struct command {
 	{"bench", cmd_bench, "measure the way to the daemon, and the codec"},
 	{"calibrate", cmd_calibrate, "learn a transform from captured KV"},
 	{"demo", cmd_demo, "the main job, end to end, with a small real model"},
+	{"plan", cmd_plan, "what a transform will cost a model"},
 	{"purge", cmd_purge, "forget a namespace, for good"},
 	{"status", cmd_status, "what a running daemon holds and does"},
 	{"top", cmd_top, "the same, live, by namespace and model"},
