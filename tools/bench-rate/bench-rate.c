@@ -112,8 +112,9 @@ static void add_unprotected(struct bench *b, struct under_test *u)
 
 static int make_cases(struct bench *b)
 {
-	static int (*const makers[])(const struct learning *l, struct under_test **out) = {
-		under_test_cistern, under_test_kvtc, under_test_uniform, under_test_fp8};
+	static int (*const makers[])(const struct learning *l, struct under_test **out) = {under_test_cistern,
+		under_test_kvtc, under_test_kvtc_pooled, under_test_kvtc_whole, under_test_uniform,
+		under_test_fp8};
 	int r = 0;
 
 	b->cases = calloc(CASES_MAX, sizeof *b->cases);
@@ -122,6 +123,7 @@ static int make_cases(struct bench *b)
 	for (size_t i = 0; i < sizeof makers / sizeof *makers && r == 0; i++) {
 		r = makers[i](b->learning, &b->codecs[b->n_codecs]);
 		b->n_codecs += r == 0;
+		r = r == -ENOENT ? 0 : r;
 	}
 	for (size_t i = 0; i < b->n_codecs; i++)
 		for (size_t rung = 0; rung < b->codecs[i]->n_rungs; rung++)
@@ -194,7 +196,7 @@ static int judge_all(struct bench *b)
 
 static int report(struct bench *b, double seconds)
 {
-	const char *codecs[] = {"cistern", NULL};
+	const char *codecs[CODECS_MAX + 1] = {NULL};
 	struct figures *points = calloc(b->n_cases, sizeof *points);
 	struct unprotected *unprotected = calloc(b->n_cases, sizeof *unprotected);
 	struct rate_results results = {.learning = b->learning,
@@ -209,6 +211,9 @@ static int report(struct bench *b, double seconds)
 		.points = points,
 		.unprotected = unprotected};
 
+	for (size_t i = 0, n = 0; i < b->n_codecs; i++)
+		if (b->codecs[i]->ours)
+			codecs[n++] = b->codecs[i]->name;
 	for (size_t i = 0; points && unprotected && i < b->n_cases; i++) {
 		const struct measured_case *c = &b->cases[i];
 		struct figures f;

@@ -63,8 +63,11 @@ int under_test_cistern(const struct learning *l, struct under_test **out)
 
 	if (!c)
 		return -ENOMEM;
-	c->base = (struct under_test){
-		.name = "cistern", .n_rungs = l->transform->n_rungs, .code = code, .free = free_codec};
+	c->base = (struct under_test){.name = "cistern",
+		.ours = true,
+		.n_rungs = l->transform->n_rungs,
+		.code = code,
+		.free = free_codec};
 	for (size_t i = 0; i < c->base.n_rungs; i++)
 		c->base.rungs[i] = (double)l->transform->rung_ratio[i];
 	c->l = l;

@@ -70,6 +70,11 @@ static double on_curve(
 	return curve_at(xs, ys, count, at);
 }
 
+static double kl_recall(const struct figures *f)
+{
+	return f->kl_recall;
+}
+
 static const struct figures *at_rung(const struct figures *points, size_t n, const char *codec, double rung)
 {
 	for (size_t i = 0; i < n; i++)
@@ -93,6 +98,11 @@ static size_t put_fidelity(const struct figures *at, bool coarse, struct answer 
 	return 3;
 }
 
+static double ratio_over(const struct figures *points, size_t n, const struct figures *at, const char *other)
+{
+	return at->ratio_coded / on_curve(points, n, other, attn_error, ratio, at->attn_error);
+}
+
 size_t answers_of(
 	const struct figures *points, size_t n, const char *codec, struct answer answers[ANSWERS_MAX])
 {
@@ -103,19 +113,27 @@ size_t answers_of(
 		return 0;
 	answers[k++] = (struct answer){"ratio_over_kvtc",
 		"ratio over plain KVTC's, at the attn_error of this codec's 16x rung",
-		at->ratio_coded / on_curve(points, n, "kvtc", attn_error, ratio, at->attn_error), 1.6, true};
+		ratio_over(points, n, at, "kvtc"), 1.6, true};
 	answers[k++] = (struct answer){"ratio_over_kvtc_at_its_16x",
 		"the same, at the attn_error that plain KVTC has at a ratio of 16",
 		on_curve(points, n, codec, attn_error, ratio,
 			on_curve(points, n, "kvtc", ratio, attn_error, 16)) /
 			16,
 		1.6, true};
+	answers[k++] = (struct answer){"ratio_over_kvtc_pooled",
+		"the first, where KVTC's keys and values share a budget",
+		ratio_over(points, n, at, "kvtc-pooled"), NAN, true};
+	if (at_rung(points, n, "kvtc-whole", 16))
+		answers[k++] = (struct answer){"ratio_over_kvtc_whole",
+			"the first, where KVTC has one transform over all layers",
+			ratio_over(points, n, at, "kvtc-whole"), NAN, true};
 	answers[k++] = (struct answer){"ratio_over_uniform",
 		"ratio over uniform quantisation's, at the attn_error of the 16x rung",
-		at->ratio_coded / on_curve(points, n, "uniform", attn_error, ratio, at->attn_error), 2.5,
-		true};
+		ratio_over(points, n, at, "uniform"), 2.5, true};
 	answers[k++] = (struct answer){"kl_over_kvtc", "kl over plain KVTC's, at the bytes of the 16x rung",
 		at->kl / on_curve(points, n, "kvtc", ratio, kl, at->ratio_coded), 0.5, false};
+	answers[k++] = (struct answer){"kl_recall_over_kvtc", "the same for the answers to recall questions",
+		at->kl_recall / on_curve(points, n, "kvtc", ratio, kl_recall, at->ratio_coded), NAN, false};
 	answers[k++] =
 		(struct answer){"rate_over_bound", "coded rate over the Gaussian bound, at the 16x rung",
 			at->bits_per_value / at->bound_bits_per_value, 1.25, false};

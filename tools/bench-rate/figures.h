@@ -32,8 +32,8 @@ void figures_of(const struct under_test *u, size_t rung, const struct measuremen
 /* A line of the summary. */
 struct answer {
 	const char *key, *text;
-	double value; /* NAN: the curves do not reach there */
-	double goal;
+	double value;  /* NAN: the curves do not reach there */
+	double goal;   /* NAN: none, for information */
 	bool at_least; /* goal is a lower bound; otherwise an upper one */
 };
 

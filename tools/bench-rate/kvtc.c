@@ -247,6 +247,11 @@ struct kvtc_allocation *kvtc_allocation_free(struct kvtc_allocation *a)
 	return NULL;
 }
 
+double kvtc_allocation_error(const struct kvtc_allocation *a, size_t bits)
+{
+	return a->error[a->n_components * (a->max_bits + 1) + bits];
+}
+
 int kvtc_plan_new(const struct kvtc_allocation *a, size_t bits, struct kvtc_plan *out, double *squared_error)
 {
 	const size_t row = a->max_bits + 1;
@@ -254,7 +259,7 @@ int kvtc_plan_new(const struct kvtc_allocation *a, size_t bits, struct kvtc_plan
 
 	if (!p.groups)
 		return -ENOMEM;
-	*squared_error = a->error[a->n_components * row + bits];
+	*squared_error = kvtc_allocation_error(a, bits);
 	for (size_t end = a->n_components; end > 0;) {
 		const struct choice choice = a->choice[end * row + bits];
 		const size_t n = sizes[choice.size];

@@ -39,6 +39,8 @@ int kvtc_allocate(const float *c, size_t stride, size_t n_components, size_t n_t
 struct kvtc_allocation *kvtc_allocation_free(struct kvtc_allocation *a);
 /* The best plan for a budget (at most max_bits), and its squared error over all given tokens. -ENOMEM. */
 int kvtc_plan_new(const struct kvtc_allocation *a, size_t bits, struct kvtc_plan *out, double *squared_error);
+/* That error alone. */
+double kvtc_allocation_error(const struct kvtc_allocation *a, size_t bits);
 void kvtc_plan_fini(struct kvtc_plan *p);
 size_t kvtc_plan_bits(const struct kvtc_plan *p);
 

@@ -178,6 +178,26 @@ static int learn_groups(
 	return r;
 }
 
+static int learn_whole(
+	struct learning *l, const struct learning_options *o, char *const *paths, size_t n_paths)
+{
+	const struct geometry *g = &l->geometry;
+	int r = 0;
+
+	if (l->n_groups == g->n_planes)
+		return 0;
+	l->whole = calloc(g->n_planes, sizeof *l->whole);
+	if (!l->whole)
+		return -ENOMEM;
+	l->n_whole = g->n_planes;
+	for (uint32_t i = 0; i < g->n_planes && r == 0; i++) {
+		l->whole[i].group =
+			(struct layer_group){i, 0, g->n_layers, g->n_layers * plane_width(&g->planes[i])};
+		r = o->stop && *o->stop ? -EINTR : learn_group(l, o, paths, n_paths, &l->whole[i]);
+	}
+	return r;
+}
+
 int learning_new(const struct learning_options *o, char *const *paths, size_t n_paths, struct learning **out)
 {
 	struct learning *l = calloc(1, sizeof *l);
@@ -189,6 +209,8 @@ int learning_new(const struct learning_options *o, char *const *paths, size_t n_
 	r = make_transform(l, o, paths, n_paths);
 	if (r == 0)
 		r = learn_groups(l, o, paths, n_paths);
+	if (r == 0)
+		r = learn_whole(l, o, paths, n_paths);
 	if (r < 0)
 		learning_free(l);
 	else
@@ -196,16 +218,22 @@ int learning_new(const struct learning_options *o, char *const *paths, size_t n_
 	return r;
 }
 
+static void free_groups(struct learned_group *groups, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		free(groups[i].mean);
+		free(groups[i].basis);
+		free(groups[i].sample);
+	}
+	free(groups);
+}
+
 struct learning *learning_free(struct learning *l)
 {
 	if (!l)
 		return NULL;
-	for (size_t i = 0; i < l->n_groups; i++) {
-		free(l->groups[i].mean);
-		free(l->groups[i].basis);
-		free(l->groups[i].sample);
-	}
-	free(l->groups);
+	free_groups(l->groups, l->n_groups);
+	free_groups(l->whole, l->n_whole);
 	transform_unref(l->transform);
 	free(l);
 	return NULL;

@@ -29,6 +29,9 @@ struct learning {
 	uint64_t n_tokens; /* learned from */
 	size_t n_groups;
 	struct learned_group *groups; /* plane-major, as in the transform */
+	size_t n_whole;
+	struct learned_group
+		*whole; /* one over all layers of each plane; none where the groups are just that */
 };
 
 struct learning_options {

@@ -30,10 +30,12 @@ static void print_answers(const struct rate_results *r, const char *codec)
 			printf("%9.4f", a->value);
 		else
 			printf("%9s", "(off)");
-		printf("   goal %s %-5g %s\n", a->at_least ? ">=" : "<=", a->goal,
-			!isfinite(a->value) ? "the curves do not reach"
-			: answer_met(a)     ? "met"
-					    : "NOT met");
+		if (isfinite(a->goal))
+			printf("   goal %s %-5g %s", a->at_least ? ">=" : "<=", a->goal,
+				!isfinite(a->value) ? "the curves do not reach"
+				: answer_met(a)     ? "met"
+						    : "NOT met");
+		putchar('\n');
 	}
 }
 
@@ -98,9 +100,11 @@ static json_t *answers_json(const struct rate_results *r, const char *codec)
 
 	for (size_t i = 0; i < n; i++)
 		json_object_set_new(object, answers[i].key,
-			json_pack("{s:s, s:o, s:f, s:s, s:b}", "text", answers[i].text, "value",
-				number(answers[i].value), "goal", answers[i].goal, "sense",
-				answers[i].at_least ? ">=" : "<=", "met", (int)answer_met(&answers[i])));
+			json_pack("{s:s, s:o, s:o, s:s, s:o}", "text", answers[i].text, "value",
+				number(answers[i].value), "goal", number(answers[i].goal), "sense",
+				answers[i].at_least ? ">=" : "<=", "met",
+				isfinite(answers[i].goal) ? json_boolean(answer_met(&answers[i]))
+							  : json_null()));
 	return object;
 }
 

@@ -5,6 +5,7 @@
 #ifndef BENCH_RATE_UNDER_TEST_H
 #define BENCH_RATE_UNDER_TEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,6 +21,7 @@ struct coded_bytes {
 
 struct under_test {
 	const char *name;
+	bool ours; /* a form of Cistern: the summary says how it stands against the others */
 	size_t n_rungs;
 	double rungs[UNDER_TEST_RUNGS_MAX]; /* what a rung is called: a nominal ratio, or bits for uniform,
 					       fp8 */
@@ -35,7 +37,13 @@ extern const float under_test_ratios[8];
 
 /* learning outlives the codec. -ENOMEM; -errno of what could not be made. */
 int under_test_cistern(const struct learning *l, struct under_test **out);
+/* Plain KVTC in Cistern's layer groups. */
 int under_test_kvtc(const struct learning *l, struct under_test **out);
+/* The same with one budget for keys and values (and all groups), divided where it does most good. Not the
+ * paper's: it tells the codec from the division of the budget. */
+int under_test_kvtc_pooled(const struct learning *l, struct under_test **out);
+/* The same as the first with one group over all layers. -ENOENT: that is what the first is. */
+int under_test_kvtc_whole(const struct learning *l, struct under_test **out);
 int under_test_uniform(const struct learning *l, struct under_test **out);
 int under_test_fp8(const struct learning *l, struct under_test **out);
 
