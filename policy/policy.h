@@ -1,7 +1,7 @@
 /*
  * What the operator wants, and what follows from it for one chunk. Pure functions over plain data: no I/O, no
  * clock, no thread. struct policy is immutable once published; a change makes a new one with the next
- * version.
+ * version. fields.h has its fields by name, with their ranges and what they mean.
  */
 #ifndef POLICY_H
 #define POLICY_H
@@ -17,16 +17,36 @@ enum token_class {
 		3, /* raw: its error at the rung was over max_error, or it holds values that are not finite */
 };
 
+enum policy_mode {
+	POLICY_RATIO = 0,    /* hold a ratio of the coded tokens over a moving window */
+	POLICY_FIDELITY = 1, /* hold a mean error, let the ratio float */
+	POLICY_PRESSURE = 2, /* coarser as the pool fills */
+};
+
 struct policy {
 	uint32_t version;
-	uint32_t sink_tokens;   /* the first so many positions of a sequence are sinks; default 4 */
-	uint32_t window_tokens; /* the last so many tokens known are the window; default 128 */
-	double ratio;           /* wanted ratio of the coded tokens; default 16 */
-	double max_error;       /* bound on a coded token's relative L2 error per plane; 0: none; default 0 */
+	uint32_t mode;        /* enum policy_mode */
+	double ratio;         /* target_ratio: of the coded tokens */
+	double target_error;  /* mean relative L2 error, for POLICY_FIDELITY */
+	double max_error;     /* bound on a coded token's relative L2 error per plane; 0: none */
+	double pressure_from; /* for POLICY_PRESSURE: the share of the pool that is taken when it begins */
+	double pressure_ratio;
+	uint32_t rate_window; /* chunks over which mode holds its target */
+
+	uint32_t sink_tokens;   /* the first so many positions of a sequence are sinks */
+	uint32_t window_tokens; /* the last so many tokens known are the window */
+	uint32_t sink_search;   /* 0: no sinks but the first ones */
+	double sink_budget;     /* share of a chunk that may be protected as sinks found */
+	double sink_multiple;   /* attention of so many times the uniform share makes a sink */
+	double sink_unusual;    /* where no attention was seen: so many standard deviations do */
+	double sink_keep;       /* hysteresis */
+
+	double shadow;      /* share of chunks that are also kept uncompressed for a while, to compare */
+	double alarm_error; /* running error from which on the alarm is raised; 0: never */
 };
 
 void policy_init(struct policy *p);
-/* 0 or -EINVAL with a sentence in why. */
+/* 0 or -EINVAL with a sentence in why that names the field. */
 int policy_check(const struct policy *p, char *why, size_t why_len);
 
 /* Classifies a chunk's tokens: position of its first token, n_tokens, and seq_end, the position just after

@@ -40,10 +40,19 @@ void config_init(struct config *c)
 			.drift_percent = 5,
 			.memory_bytes = 4ull << 30,
 			.versions = 8},
-		.namespaces = {{.name = "default"}},
+		.namespaces = {{.name = "default", .declared = true}},
 		.n_namespaces = 1,
 	};
 	policy_init(&c->policy);
+	c->namespaces[0].policy = c->policy;
+}
+
+const struct config_namespace *config_namespace(const struct config *c, const char *name)
+{
+	for (uint32_t i = 0; i < c->n_namespaces; i++)
+		if (!strcmp(c->namespaces[i].name, name))
+			return &c->namespaces[i];
+	return NULL;
 }
 
 /* ---- what there is ---- */
@@ -52,12 +61,12 @@ enum kind {
 	KIND_TEXT,
 	KIND_COUNT,
 	KIND_SIZE,
-	KIND_REAL,
 	KIND_LEVEL,
 	KIND_BACKEND,
 	KIND_TRANSFORM,
 	KIND_ADDRESS,
 	KIND_FLAG,
+	KIND_ADMINS,
 	KIND_UIDS
 };
 
@@ -91,6 +100,8 @@ static const struct key keys[] = {
 	NUMBER("daemon", "max_clients", KIND_COUNT, max_clients, 1, 4096),
 	SPECIAL("daemon", "backend", KIND_BACKEND),
 	SPECIAL("daemon", "log_level", KIND_LEVEL),
+	SPECIAL("daemon", "admins", KIND_ADMINS),
+	TEXT("daemon", "policy_file", policy_file, 0),
 	NUMBER("pool", "size", KIND_SIZE, pool_bytes, 1 << 20, 1ull << 43),
 	TEXT("store", "path", store_dir, 0),
 	NUMBER("store", "size", KIND_SIZE, store_bytes, 1 << 20, 1ull << 50),
@@ -103,10 +114,6 @@ static const struct key keys[] = {
 	NUMBER("learn", "drift_percent", KIND_COUNT, learn.drift_percent, 1, 99),
 	NUMBER("learn", "memory", KIND_SIZE, learn.memory_bytes, 1 << 16, 1ull << 43),
 	NUMBER("learn", "versions", KIND_COUNT, learn.versions, 2, 64),
-	NUMBER("policy", "sink_tokens", KIND_COUNT, policy.sink_tokens, 0, UINT32_MAX),
-	NUMBER("policy", "window_tokens", KIND_COUNT, policy.window_tokens, 0, UINT32_MAX),
-	NUMBER("policy", "ratio", KIND_REAL, policy.ratio, 0, 0),
-	NUMBER("policy", "max_error", KIND_REAL, policy.max_error, 0, 0),
 	SPECIAL("namespace", "uids", KIND_UIDS),
 };
 
@@ -125,6 +132,10 @@ struct loader {
 	struct config_namespace *name_space; /* of the section */
 	uint32_t seen[N_KEYS];               /* line that set the key; 0: not set */
 	uint32_t seen_namespace[CONFIG_NAMESPACES_MAX];
+	/* [policy], then [policy NAME] of each namespace: the line that set each field, the last one the
+	 * preset. */
+	uint32_t seen_policy[1 + CONFIG_NAMESPACES_MAX][POLICY_FIELDS_MAX + 1];
+	bool policies_only; /* of a file that may hold nothing else */
 	struct config config;
 	uint32_t failed_line; /* 0: nothing wrong yet */
 	char *why;
@@ -153,52 +164,18 @@ fail(struct loader *l, uint32_t line, const char *key, const char *format, ...)
 
 /* ---- names that nearly are one ---- */
 
-/* How many letters must be put in, taken out or changed to make b of a (Levenshtein's distance). */
-static size_t distance(const char *a, const char *b)
-{
-	enum { LEN_MAX = 64 };
-	size_t row[LEN_MAX + 1], n = strlen(b);
-
-	if (n > LEN_MAX)
-		return SIZE_MAX;
-	for (size_t j = 0; j <= n; j++)
-		row[j] = j;
-	for (size_t i = 0; a[i]; i++) {
-		size_t diagonal = row[0];
-
-		row[0] = i + 1;
-		for (size_t j = 0; j < n; j++) {
-			size_t best = diagonal + (a[i] != b[j]);
-
-			diagonal = row[j + 1];
-			if (row[j] + 1 < best)
-				best = row[j] + 1;
-			if (diagonal + 1 < best)
-				best = diagonal + 1;
-			row[j + 1] = best;
-		}
-	}
-	return row[n];
-}
-
 /* The nearest key of the section (NULL: the nearest section) to name. */
 static const char *nearest(const char *section, const char *name)
 {
-	const char *best = keys[0].section;
-	size_t best_distance = SIZE_MAX;
+	const char *names[N_KEYS + 1];
+	size_t n = 0;
 
-	for (size_t i = 0; i < N_KEYS; i++) {
-		const char *candidate = section ? keys[i].name : keys[i].section;
-		size_t d = distance(name, candidate);
-
-		if (section && strcmp(keys[i].section, section) != 0)
-			continue;
-		if (d < best_distance) {
-			best = candidate;
-			best_distance = d;
-		}
-	}
-	return best;
+	for (size_t i = 0; i < N_KEYS; i++)
+		if (!section || strcmp(keys[i].section, section) == 0)
+			names[n++] = section ? keys[i].name : keys[i].section;
+	if (!section)
+		names[n++] = "policy";
+	return policy_nearest(name, names, n, sizeof *names);
 }
 
 /* ---- values ---- */
@@ -245,17 +222,6 @@ static bool set_number(struct loader *l, const struct key *key, const char *text
 		memcpy(field, &value, sizeof value);
 	else
 		memcpy(field, &(uint32_t){(uint32_t)value}, sizeof(uint32_t));
-	return true;
-}
-
-static bool set_real(struct loader *l, const struct key *key, const char *text)
-{
-	char *end;
-	double value = strtod(text, &end);
-
-	if (end == text || *end || !isfinite(value))
-		return fail(l, l->line, key->name, "\"%s\" is not a number", text);
-	memcpy((char *)&l->config + key->offset, &value, sizeof value);
 	return true;
 }
 
@@ -328,18 +294,14 @@ static bool set_address(struct loader *l, const char *text)
 	return true;
 }
 
-/* "any", or user ids with blanks or commas between them. */
-static bool set_uids(struct loader *l, const char *text)
+/* User ids with blanks or commas between them. */
+static bool parse_uids(
+	struct loader *l, const char *key, const char *text, const char * or, uid_t *uids, uint32_t *n)
 {
-	struct config_namespace *n = l->name_space;
 	char copy[256], *rest = copy, *word;
 
-	if (strcmp(text, "any") == 0) {
-		n->any_uid = true;
-		return true;
-	}
 	if (strlen(text) >= sizeof copy)
-		return fail(l, l->line, "uids", "longer than %zu bytes", sizeof copy - 1);
+		return fail(l, l->line, key, "longer than %zu bytes", sizeof copy - 1);
 	strcpy(copy, text);
 	while ((word = strsep(&rest, ", \t"))) {
 		uint64_t uid;
@@ -348,13 +310,23 @@ static bool set_uids(struct loader *l, const char *text)
 			continue;
 		/* The largest uid_t stands for "no user" in system calls. */
 		if (!parse_number(word, false, &uid) || uid >= UINT32_MAX)
-			return fail(
-				l, l->line, "uids", "\"%s\" is not a user id (a number), nor \"any\"", word);
-		if (n->n_uids == CONFIG_UIDS_MAX)
-			return fail(l, l->line, "uids", "more than %d user ids", CONFIG_UIDS_MAX);
-		n->uids[n->n_uids++] = (uid_t)uid;
+			return fail(l, l->line, key, "\"%s\" is not a user id (a number)%s", word, or);
+		if (*n == CONFIG_UIDS_MAX)
+			return fail(l, l->line, key, "more than %d user ids", CONFIG_UIDS_MAX);
+		uids[(*n)++] = (uid_t)uid;
 	}
-	return n->n_uids ? true : fail(l, l->line, "uids", "must not be empty");
+	return *n ? true : fail(l, l->line, key, "must not be empty");
+}
+
+static bool set_uids(struct loader *l, const char *text)
+{
+	struct config_namespace *n = l->name_space;
+
+	if (strcmp(text, "any") == 0) {
+		n->any_uid = true;
+		return true;
+	}
+	return parse_uids(l, "uids", text, ", nor \"any\"", n->uids, &n->n_uids);
 }
 
 static bool set_value(struct loader *l, const struct key *key, const char *value)
@@ -363,12 +335,12 @@ static bool set_value(struct loader *l, const struct key *key, const char *value
 	case KIND_TEXT: return set_text(l, key, value);
 	case KIND_COUNT:
 	case KIND_SIZE: return set_number(l, key, value);
-	case KIND_REAL: return set_real(l, key, value);
 	case KIND_LEVEL: return set_level(l, value);
 	case KIND_BACKEND: return set_backend(l, value);
 	case KIND_TRANSFORM: return add_transform(l, value);
 	case KIND_ADDRESS: return set_address(l, value);
 	case KIND_FLAG: return set_flag(l, key, value);
+	case KIND_ADMINS: return parse_uids(l, "admins", value, "", l->config.admins, &l->config.n_admins);
 	case KIND_UIDS: return set_uids(l, value);
 	}
 	return false;
@@ -401,11 +373,23 @@ static bool begin_namespace(struct loader *l, const char *name)
 	return true;
 }
 
+/* "word NAME" in the title: NAME. */
+static const char *name_after(const struct loader *l, const char *word)
+{
+	const char *name = l->title + strlen(word);
+
+	if (strncmp(l->title, word, strlen(word)) != 0 || !isspace((unsigned char)*name))
+		return NULL;
+	while (isspace((unsigned char)*name))
+		name++;
+	return name;
+}
+
 /* text: the line from its opening bracket on. A bracket that is never closed is left for inih to refuse. */
 static bool begin_section(struct loader *l, const char *text, size_t len)
 {
 	const char *close = memchr(text, ']', len), *rest;
-	char *name;
+	const char *name = NULL;
 
 	if (!close)
 		return true;
@@ -417,11 +401,20 @@ static bool begin_section(struct loader *l, const char *text, size_t len)
 		return fail(
 			l, l->line, NULL, "a section's name is longer than %zu bytes", sizeof l->title - 1);
 	snprintf(l->title, sizeof l->title, "%.*s", (int)(close - text - 1), text + 1);
-	if (strncmp(l->title, "namespace", 9) == 0 && isspace((unsigned char)l->title[9])) {
-		for (name = l->title + 9; isspace((unsigned char)*name); name++)
-			;
+	l->name_space = NULL;
+	if (strcmp(l->title, "policy") == 0 || (name = name_after(l, "policy"))) {
+		l->section = "policy";
+		return strcmp(l->title, "policy") == 0 || begin_namespace(l, name);
+	}
+	if (l->policies_only)
+		return fail(
+			l, l->line, NULL, "[%s]: this file holds [policy] and [policy NAME] only", l->title);
+	if ((name = name_after(l, "namespace"))) {
 		l->section = "namespace";
-		return begin_namespace(l, name);
+		if (!begin_namespace(l, name))
+			return false;
+		l->name_space->declared = true;
+		return true;
 	}
 	for (size_t i = 0; i < N_KEYS; i++) {
 		if (strcmp(keys[i].section, l->title) == 0 && strcmp(l->title, "namespace") != 0) {
@@ -466,6 +459,40 @@ static char *read_line(char *out, int room, void *arg)
 	return out;
 }
 
+/* Of [policy] or [policy NAME]. The values of the latter are laid over the former's when both are known. */
+static bool set_policy(struct loader *l, const char *name, const char *value)
+{
+	struct config_namespace *n = l->name_space;
+	uint32_t *lines = l->seen_policy[n ? 1 + (n - l->config.namespaces) : 0], *seen;
+	struct policy *p = n ? &n->policy : &l->config.policy;
+	const struct policy_field *field = policy_field(name);
+	const int preset = strcmp(name, "preset") ? 0 : policy_preset_of(value);
+	char why[POLICY_WHY_MAX];
+	size_t n_fields;
+	uint64_t set;
+
+	seen = &lines[field ? (size_t)(field - policy_fields(&n_fields)) : POLICY_FIELDS_MAX];
+	if (*seen && (field || preset))
+		return fail(l, l->line, name, "set already in line %u", *seen);
+	if (preset < 0)
+		return fail(l, l->line, name, "\"%s\" is none of archival, balanced, compact", value);
+	if (preset) {
+		set = policy_apply_preset(p, (enum policy_preset)preset);
+	} else {
+		if (policy_set(p, name, value, why, sizeof why) < 0) {
+			/* The sentence names the field, as this line will. */
+			const char *what = strstr(why, ": ");
+
+			return fail(l, l->line, name, "%s", what ? what + 2 : why);
+		}
+		set = 1ull << (field - policy_fields(&n_fields));
+	}
+	*seen = l->line;
+	if (n)
+		n->policy_own |= set;
+	return true;
+}
+
 static bool set_key(struct loader *l, const char *name, const char *value)
 {
 	size_t i;
@@ -473,6 +500,8 @@ static bool set_key(struct loader *l, const char *name, const char *value)
 
 	if (!l->section)
 		return fail(l, l->line, NULL, "%s: stands before the first [section]", name);
+	if (strcmp(l->section, "policy") == 0)
+		return set_policy(l, name, value);
 	for (i = 0; i < N_KEYS; i++)
 		if (strcmp(keys[i].section, l->section) == 0 && strcmp(keys[i].name, name) == 0)
 			break;
@@ -503,35 +532,56 @@ static uint32_t line_of(const struct loader *l, const char *section, const char 
 	return 0;
 }
 
-/* Each policy key is tried alone over the defaults, so that the one to blame is named; then all together. */
-static bool check_policy(struct loader *l)
+/* What only several fields together can be: told at the line of the one that the sentence names. */
+static bool check_policy(struct loader *l, const struct policy *p, const struct config_namespace *n)
 {
-	char why[160] = "";
-	size_t last = N_KEYS;
+	const uint32_t *lines = l->seen_policy[n ? 1 + (n - l->config.namespaces) : 0];
+	char why[POLICY_WHY_MAX] = "";
+	const struct policy_field *f;
+	size_t n_fields;
+	uint32_t line = 0;
 
-	for (size_t i = 0; i < N_KEYS; i++) {
-		struct config alone;
-		size_t len = keys[i].kind == KIND_REAL ? sizeof(double) : sizeof(uint32_t);
-
-		if (strcmp(keys[i].section, "policy") != 0 || !l->seen[i])
-			continue;
-		config_init(&alone);
-		memcpy((char *)&alone + keys[i].offset, (char *)&l->config + keys[i].offset, len);
-		strcpy(l->title, "policy");
-		if (policy_check(&alone.policy, why, sizeof why) < 0)
-			return fail(l, l->seen[i], keys[i].name, "%s", why);
-		last = i;
-	}
-	if (last == N_KEYS || policy_check(&l->config.policy, why, sizeof why) == 0)
+	if (policy_check(p, why, sizeof why) == 0)
 		return true;
-	return fail(l, l->seen[last], keys[last].name, "with the others: %s", why);
+	f = policy_fields(&n_fields);
+	for (size_t i = 0; i < n_fields; i++)
+		if (strncmp(why, f[i].name, strlen(f[i].name)) == 0 && why[strlen(f[i].name)] == ':')
+			line = lines[i];
+	for (size_t i = 0; i <= POLICY_FIELDS_MAX && !line; i++)
+		line = lines[i];
+	snprintf(l->title, sizeof l->title, n ? "policy %s" : "policy", n ? n->name : "");
+	return fail(l, line ? line : 1, NULL, "[%s] %s", l->title, why);
+}
+
+static bool check_policies(struct loader *l)
+{
+	struct config *c = &l->config;
+	size_t n_fields;
+	const struct policy_field *fields = policy_fields(&n_fields);
+
+	if (!check_policy(l, &c->policy, NULL))
+		return false;
+	for (uint32_t i = 0; i < c->n_namespaces; i++) {
+		struct config_namespace *n = &c->namespaces[i];
+		struct policy p = c->policy;
+
+		for (size_t k = 0; k < n_fields; k++)
+			if (n->policy_own >> k & 1)
+				policy_copy_field(&p, &n->policy, &fields[k]);
+		n->policy = p;
+		if (!n->declared)
+			return fail(l, 1, NULL, "[policy %s]: there is no [namespace %s]", n->name, n->name);
+		if (!check_policy(l, &p, n))
+			return false;
+	}
+	return true;
 }
 
 static bool check_whole(struct loader *l)
 {
 	const struct config *c = &l->config;
 
-	if (!check_policy(l))
+	if (!check_policies(l))
 		return false;
 	if (c->segment_bytes % 4096 || c->store_bytes / 4 < c->segment_bytes) {
 		uint32_t size = line_of(l, "store", "size"), segment = line_of(l, "store", "segment_size");
@@ -546,44 +596,62 @@ static bool check_whole(struct loader *l)
 	return true;
 }
 
-int config_load(const char *path, struct config *c, char *why, size_t why_len)
+/* Reads one file's lines into the loader. -errno of the file. */
+static int load_file(struct loader *l, const char *path)
 {
-	struct loader *l = NULL;
 	void *text = NULL;
 	size_t len;
 	int r = file_read(path, &text, &len);
 
-	if (r < 0) {
-		snprintf(why, why_len, "%s: %s", path, strerror(-r));
+	if (r < 0)
 		return r;
-	}
-	l = calloc(1, sizeof *l);
-	if (!l) {
-		snprintf(why, why_len, "%s: %s", path, strerror(ENOMEM));
-		r = -ENOMEM;
-		goto out;
-	}
 	l->path = path;
+	l->line = 0;
+	l->section = NULL;
 	l->at = text;
 	l->end = l->at + len;
-	l->why = why;
-	l->why_len = why_len;
-	config_init(&l->config);
 	if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
 		l->at += 3; /* a byte order mark */
-
 	r = ini_parse_stream(read_line, l, take_pair, l);
 	if (r > 0)
 		fail(l, (uint32_t)r, NULL, "neither [section] nor KEY = VALUE");
 	else if (r < 0)
 		fail(l, 1, NULL, "%s", strerror(ENOMEM));
-	if (!l->failed_line)
+	free(text);
+	return 0;
+}
+
+int config_load(const char *path, struct config *c, char *why, size_t why_len)
+{
+	struct loader *l = calloc(1, sizeof *l);
+	int r = l ? 0 : -ENOMEM;
+
+	if (l) {
+		l->why = why;
+		l->why_len = why_len;
+		config_init(&l->config);
+		r = load_file(l, path);
+	}
+	if (r < 0) {
+		snprintf(why, why_len, "%s: %s", path, strerror(-r));
+		free(l);
+		return r;
+	}
+	snprintf(l->config.path, sizeof l->config.path, "%s", path);
+	if (!l->failed_line && l->config.policy_file[0]) {
+		l->policies_only = true;
+		memset(l->seen_policy, 0, sizeof l->seen_policy);
+		r = load_file(l, l->config.policy_file);
+		if (r < 0 && r != -ENOENT)
+			snprintf(why, why_len, "%s: %s", l->config.policy_file, strerror(-r));
+		r = r == -ENOENT ? 0 : r;
+	}
+	if (!r && !l->failed_line)
 		check_whole(l);
-	r = l->failed_line ? -EINVAL : 0;
+	if (l->failed_line)
+		r = -EINVAL;
 	if (r == 0)
 		*c = l->config;
-out:
 	free(l);
-	free(text);
 	return r;
 }

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "policy/policy.h"
+#include "policy/fields.h"
 
 enum { CONFIG_NAMESPACES_MAX = 64, CONFIG_UIDS_MAX = 16, CONFIG_PATH_MAX = 256, CONFIG_TRANSFORMS_MAX = 64 };
 
@@ -19,6 +19,9 @@ struct config_namespace {
 	uid_t uids[CONFIG_UIDS_MAX]; /* who may attach; none listed: the daemon's own uid and root */
 	uint32_t n_uids;
 	bool any_uid;
+	bool declared;        /* it has a section of its own (or is "default") */
+	struct policy policy; /* complete: [policy], and over it [policy NAME] */
+	uint64_t policy_own;  /* bit i: [policy NAME] sets field i of policy_fields() */
 };
 
 struct config_learn {
@@ -31,6 +34,7 @@ struct config_learn {
 };
 
 struct config {
+	char path[CONFIG_PATH_MAX]; /* of the file it was read from; empty: none */
 	/* [daemon] */
 	char socket[100];      /* path; default /run/cistern/cistern.sock */
 	uint32_t chunk_tokens; /* default 256 */
@@ -39,6 +43,10 @@ struct config {
 	uint32_t max_clients; /* default 64 */
 	char backend[8];      /* auto, host */
 	uint32_t log_level;
+	uid_t admins[CONFIG_UIDS_MAX]; /* who may give commands, beside root and the daemon's own user */
+	uint32_t n_admins;
+	char policy_file[CONFIG_PATH_MAX]; /* [policy] sections that are read after, and `cistern policy save`
+					      writes; empty: none */
 	/* [pool] */
 	uint64_t pool_bytes; /* size=; default 1 GiB */
 	/* [store] */
@@ -52,14 +60,17 @@ struct config {
 	uint32_t n_transforms;
 	/* [learn] */
 	struct config_learn learn;
-	/* [policy] */
+	/* [policy]: of namespaces that say nothing else */
 	struct policy policy;
-	/* [namespace NAME] uids=: user ids, or any */
+	/* [namespace NAME] uids=: user ids, or any; [policy NAME] */
 	struct config_namespace namespaces[CONFIG_NAMESPACES_MAX]; /* always holds "default" */
 	uint32_t n_namespaces;
 };
 
 void config_init(struct config *c);
+
+/* The namespace of this name; NULL: there is none. */
+const struct config_namespace *config_namespace(const struct config *c, const char *name);
 
 /* Reads path; what it does not set has its default. On failure c is untouched and why says "FILE:LINE:
  * [section] key: what is wrong" in one line. -EINVAL, -errno of the file. Sizes take K, M, G, T (powers of

@@ -44,6 +44,15 @@ enum cistern_request_flag {
 		1, /* get: a completion with CISTERN_MORE after each layer group, in layer order */
 };
 
+/* How a put wants its chunks kept: as the namespace's policy says, or with one of the policy's presets laid
+ * over it for this request. */
+enum cistern_preset {
+	CISTERN_PRESET_NONE = 0,
+	CISTERN_PRESET_ARCHIVAL = 1, /* close to the original, larger */
+	CISTERN_PRESET_BALANCED = 2,
+	CISTERN_PRESET_COMPACT = 3, /* small, less close */
+};
+
 /* Flags of a completion. */
 enum cistern_completion_flag {
 	CISTERN_MORE = 1, /* further completions of the same request follow */
@@ -174,6 +183,7 @@ struct cistern_run {
 	const uint32_t *blocks; /* [n_blocks], copied before the call returns */
 	uint32_t block_offset;  /* tokens to skip in the first block */
 	uint32_t flags;         /* enum cistern_request_flag */
+	uint32_t preset;        /* put: enum cistern_preset */
 };
 
 /* Every request below only queues: it never blocks and returns 0, or -EAGAIN when the ring or the arena is

@@ -124,6 +124,8 @@ static int check_run(struct cistern *c, const struct cistern_run *run, uint32_t 
 			(unsigned long long)run->position, c->chunk_tokens);
 	if (run->flags & ~(uint32_t)CISTERN_LAYERWISE)
 		return client_fail(c, -EINVAL, "unknown flags %#x", run->flags);
+	if (run->preset > CISTERN_PRESET_COMPACT)
+		return client_fail(c, -EINVAL, "unknown preset %u", run->preset);
 	if (run->block_offset >= m->block_tokens)
 		return client_fail(c, -EINVAL, "block_offset %u is not inside a block of %u tokens",
 			run->block_offset, m->block_tokens);
@@ -145,6 +147,7 @@ static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_ru
 	struct wire_sqe sqe = {
 		.op = (uint8_t)op,
 		.flags = op == WIRE_GET ? (uint8_t)run->flags : 0,
+		.preset = op == WIRE_PUT ? (uint16_t)run->preset : 0,
 		.object = run->memory_id,
 		.position = run->position,
 		.n_tokens = run->n_tokens,

@@ -168,8 +168,8 @@ enum wire_op {
  * unchanged. */
 struct wire_sqe {
 	uint8_t op;
-	uint8_t flags; /* enum cistern_request_flag */
-	uint16_t reserved0;
+	uint8_t flags;   /* enum cistern_request_flag */
+	uint16_t preset; /* PUT: enum cistern_preset */
 	uint32_t object; /* PUT, GET: memory id; LOOKUP, PREFETCH, PIN, UNPIN, REMOVE: model id */
 	uint64_t user_data;
 	uint64_t position;

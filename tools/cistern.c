@@ -15,6 +15,7 @@ static const struct command {
 	{"demo", cmd_demo, "the main job, end to end, with a small real model"},
 	{"plan", cmd_plan, "what a transform will cost a model"},
 	{"purge", cmd_purge, "forget a namespace, for good"},
+	{"policy", cmd_policy, "show and change policies while the daemon runs"},
 	{"status", cmd_status, "what a running daemon holds and does"},
 	{"top", cmd_top, "the same, live, by namespace and model"},
 };

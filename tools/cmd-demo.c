@@ -268,7 +268,7 @@ static int serve(struct demo *d, const char *transform)
 		"--prompts", prompts, "--json", NULL};
 	int r;
 
-	snprintf(policy, sizeof policy, "ratio = %g", d->ratio);
+	snprintf(policy, sizeof policy, "target_ratio = %g", d->ratio);
 	snprintf(prompts, sizeof prompts, "%s/prompts.jsonl", d->folder);
 	r = private_daemon_start(&d->daemon, &options);
 	if (!r)

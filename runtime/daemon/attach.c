@@ -64,14 +64,6 @@ static bool may_attach(const struct config_namespace *n, uid_t uid)
 	return !n->n_uids && (uid == 0 || uid == geteuid());
 }
 
-static const struct config_namespace *find_name_space(const struct config *c, const char *name)
-{
-	for (uint32_t i = 0; i < c->n_namespaces; i++)
-		if (!strcmp(c->namespaces[i].name, name))
-			return &c->namespaces[i];
-	return NULL;
-}
-
 static int send_welcome(struct session *s, const struct wire_hello *hello)
 {
 	struct daemon *d = s->daemon;
@@ -121,7 +113,7 @@ static void on_hello(const struct received *m)
 	}
 	memcpy(&hello, m->data, sizeof hello);
 	message_terminate(hello.name_space, sizeof hello.name_space);
-	n = find_name_space(s->daemon->config, hello.name_space);
+	n = config_namespace(s->daemon->config, hello.name_space);
 	if (!n || !may_attach(n, s->uid)) {
 		char text[128];
 
@@ -139,6 +131,7 @@ static void on_hello(const struct received *m)
 	memcpy(s->name_space_name, hello.name_space, sizeof s->name_space_name);
 	XXH128_canonicalFromHash(&id, XXH3_128bits(hello.name_space, strlen(hello.name_space)));
 	memcpy(s->name_space, id.digest, 16);
+	s->tenant = (uint32_t)policies_find(s->daemon->policies, n->name);
 	r = send_welcome(s, &hello);
 	if (r) {
 		refuse(s, r, "the daemon could not make the shared segment");
@@ -291,6 +284,11 @@ static void on_unregister_memory(const struct received *m)
 
 static bool may_control(const struct session *s)
 {
+	const struct config *c = s->daemon->config;
+
+	for (uint32_t i = 0; i < c->n_admins; i++)
+		if (c->admins[i] == s->uid)
+			return true;
 	return s->uid == 0 || s->uid == geteuid();
 }
 

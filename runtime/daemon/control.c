@@ -66,6 +66,8 @@ static json_t *requests_object(const struct daemon *d)
 static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 {
 	const struct daemon_counters *n = &d->counters;
+	const struct policy *policy =
+		&policies_now(d->policies, (size_t)policies_find(d->policies, "default"))->policy[0];
 
 	(void)uid;
 	(void)request;
@@ -74,9 +76,9 @@ static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 		"s:o, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:o}}",
 		"ok", 1, "version", CISTERN_VERSION, "uptime_ms", number(daemon_now_ms() - d->started_ms),
 		"backend", "host", "kernels", d->kernels->name, "workers", (int)d->n_workers, "chunk_tokens",
-		(int)d->config->chunk_tokens, "policy", "version", (int)d->policy.version, "sink_tokens",
-		(int)d->policy.sink_tokens, "window_tokens", (int)d->policy.window_tokens, "ratio",
-		d->policy.ratio, "max_error", d->policy.max_error, "pool", pool_object(d), "store",
+		(int)d->config->chunk_tokens, "policy", "version", (int)policy->version, "sink_tokens",
+		(int)policy->sink_tokens, "window_tokens", (int)policy->window_tokens, "ratio",
+		policy->ratio, "max_error", policy->max_error, "pool", pool_object(d), "store",
 		control_store_object(d), "cache", control_cache_object(d), "models", models_array(d),
 		"sessions", sessions_array(d), "requests", requests_object(d), "transforms", "count",
 		number(registry_n_transforms(d->registry)), "bytes",
@@ -100,6 +102,11 @@ static const struct command {
 	{"drop-pool", drop_pool},
 	{"events", control_events},
 	{"purge", control_purge},
+	{"policy-get", control_policy_get},
+	{"policy-list", control_policy_list},
+	{"policy-set", control_policy_set},
+	{"policy-reset", control_policy_reset},
+	{"policy-save", control_policy_save},
 };
 
 json_t *control_failure(const char *why)

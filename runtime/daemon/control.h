@@ -23,6 +23,11 @@ json_t *control_purge(struct daemon *d, uid_t uid, const json_t *request);
 /* Parts of the status. */
 json_t *control_store_object(const struct daemon *d);
 json_t *control_cache_object(const struct daemon *d);
+json_t *control_policy_get(struct daemon *d, uid_t uid, const json_t *request);
+json_t *control_policy_list(struct daemon *d, uid_t uid, const json_t *request);
+json_t *control_policy_set(struct daemon *d, uid_t uid, const json_t *request);
+json_t *control_policy_reset(struct daemon *d, uid_t uid, const json_t *request);
+json_t *control_policy_save(struct daemon *d, uid_t uid, const json_t *request);
 
 /* The answer that says why a command was not carried out. */
 json_t *control_failure(const char *why);

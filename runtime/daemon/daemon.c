@@ -118,12 +118,15 @@ static int listen_on(struct daemon *d, const char *path)
  * blocked in every thread, and libraries start threads before main does anything (OpenBLAS). */
 static volatile sig_atomic_t signal_fd = -1;
 
+/* What it adds to the eventfd; several may be added up before they are read. */
+#define SIGNAL_STOP ((uint64_t)1)
+#define SIGNAL_RELOAD ((uint64_t)1 << 32)
+
 static void on_signal(int signal)
 {
 	const int saved = errno;
 
-	(void)signal;
-	eventfd_write(signal_fd, 1);
+	eventfd_write(signal_fd, signal == SIGHUP ? SIGNAL_RELOAD : SIGNAL_STOP);
 	errno = saved;
 }
 
@@ -135,7 +138,8 @@ static int take_signals(struct daemon *d)
 	if (d->signals < 0)
 		return -errno;
 	signal_fd = d->signals;
-	if (sigaction(SIGTERM, &action, NULL) || sigaction(SIGINT, &action, NULL))
+	if (sigaction(SIGTERM, &action, NULL) || sigaction(SIGINT, &action, NULL) ||
+		sigaction(SIGHUP, &action, NULL))
 		return -errno;
 	return daemon_watch(d, d->signals, SOURCE_SIGNALS, NULL);
 }
@@ -177,8 +181,9 @@ static int set_up(struct daemon *d)
 		log_error("statistics page: %s", strerror(-r));
 		return r;
 	}
+	d->policies = policies_new(c);
 	d->registry = registry_new();
-	if (!d->events || !d->registry)
+	if (!d->events || !d->policies || !d->registry)
 		return -ENOMEM;
 	r = pool_new(c->pool_bytes, &d->pool);
 	if (r) {
@@ -219,7 +224,6 @@ int daemon_init(struct daemon *d, const struct config *config)
 	int r;
 
 	*d = (struct daemon){.config = config,
-		.policy = config->policy,
 		.kernels = kernels_cpu(),
 		.epoll = -1,
 		.listener = -1,
@@ -262,16 +266,51 @@ static void accept_clients(struct daemon *d)
 	}
 }
 
+/* Policies alone are taken anew; what else a configuration says is read at the start. */
+static void reload(struct daemon *d)
+{
+	struct config *config = calloc(1, sizeof *config);
+	char why[512] = "out of memory";
+	int r = config ? 0 : -ENOMEM;
+
+	if (!r && !d->config->path[0]) {
+		r = -EINVAL;
+		snprintf(why, sizeof why, "the daemon was started without a configuration");
+	}
+	if (!r)
+		r = config_load(d->config->path, config, why, sizeof why);
+	if (!r)
+		r = policies_reload(d->policies, config);
+	if (r)
+		events_add(d->events, EVENT_POLICY, EVENT_NOBODY, NULL,
+			"reload refused, the policies stay as they are: %s", why);
+	else
+		events_add(d->events, EVENT_POLICY, EVENT_NOBODY, NULL,
+			"policies reloaded from %s: version %u", config->path, policies_version(d->policies));
+	free(config);
+}
+
+static void take_signal(struct daemon *d)
+{
+	uint64_t sum = 0;
+
+	if (eventfd_read(d->signals, &sum))
+		return;
+	if (sum % SIGNAL_RELOAD) {
+		log_info("stopping");
+		d->stopping = true;
+	} else {
+		reload(d);
+	}
+}
+
 static void handle_event(struct daemon *d, const struct epoll_event *event)
 {
 	struct session *s = (struct session *)(uintptr_t)(event->data.u64 & ~(uint64_t)SOURCE_MASK);
 
 	switch ((enum daemon_source)(event->data.u64 & SOURCE_MASK)) {
 	case SOURCE_LISTENER: accept_clients(d); break;
-	case SOURCE_SIGNALS:
-		log_info("stopping");
-		d->stopping = true;
-		break;
+	case SOURCE_SIGNALS: take_signal(d); break;
 	case SOURCE_WORKERS: workers_reap(d->workers); break;
 	case SOURCE_STORE: cache_reap(d->cache); break;
 	case SOURCE_SOCKET:
@@ -429,6 +468,7 @@ void daemon_fini(struct daemon *d)
 	d->board = board_free(d->board);
 	d->pool = pool_free(d->pool);
 	d->registry = registry_free(d->registry);
+	d->policies = policies_free(d->policies);
 	d->events = events_free(d->events);
 	if (d->signals >= 0) {
 		/* From here on a signal ends the process as it would any other. */

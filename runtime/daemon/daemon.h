@@ -11,6 +11,7 @@
 #include "runtime/daemon/learn/learn.h"
 #include "runtime/daemon/events.h"
 #include "runtime/daemon/notify.h"
+#include "runtime/daemon/policies.h"
 #include "runtime/daemon/registry.h"
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
@@ -30,7 +31,7 @@ struct daemon_counters {
 struct daemon {
 	const struct config *config;
 	const struct kernels *kernels;
-	struct policy policy;
+	struct policies *policies;
 	struct events *events;
 	struct pool *pool;
 	struct store *store; /* NULL: none */

@@ -113,6 +113,13 @@ static void take_model(const struct daemon *d, struct board_cache *c)
 	}
 }
 
+static double error_bound(const struct daemon *d, const char *name_space)
+{
+	const int i = policies_find(d->policies, name_space);
+
+	return i < 0 ? 0 : policies_now(d->policies, (size_t)i)->policy[0].max_error;
+}
+
 static void refresh(struct daemon *d)
 {
 	struct board *b = d->board;
@@ -133,7 +140,7 @@ static void refresh(struct daemon *d)
 		if (!c->stats.name_space[0])
 			find_name_space(d, c);
 		take_model(d, c);
-		c->stats.error_bound = d->policy.max_error;
+		c->stats.error_bound = error_bound(d, c->stats.name_space);
 	}
 }
 

@@ -36,6 +36,7 @@ struct step {
 	struct sample *sample; /* PUT: to learn from; NULL: none */
 	uint64_t run_ns;       /* the worker's time */
 	uint32_t n_class[BOARD_CLASSES]; /* PUT */
+	struct policy_snapshot *policies; /* PUT: in force when the chunk was begun */
 };
 
 struct request {
@@ -139,6 +140,7 @@ static void step_end(struct step *step, int status)
 		cut(q, step->chunk, status);
 	if (step->transform)
 		registry_release(q->daemon->registry, step->transform);
+	policy_snapshot_unref(step->policies);
 	free(step);
 	q->n_active--;
 	go_on(q);
@@ -177,7 +179,7 @@ static void put_run(struct job *job, struct codec *codec)
 {
 	struct step *step = (struct step *)job;
 	const struct request *q = step->request;
-	const struct policy *policy = &q->daemon->policy;
+	const struct policy *policy = &step->policies->policy[q->sqe.preset];
 	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
 	const struct transform *t = step->transform;
 	uint8_t classes[FRAME_TOKENS_MAX];
@@ -268,6 +270,7 @@ static void put_start(struct request *q, uint32_t chunk)
 	}
 	use_transform(step, q->model->transform);
 	step->sample = learn_sample(q->daemon->learn, q->model, chunk_tokens(q, chunk));
+	step->policies = policy_snapshot_ref(policies_now(q->daemon->policies, q->session->tenant));
 	step->job.run = put_run;
 	step->job.done = put_done;
 	workers_submit(q->daemon->workers, &step->job);
@@ -512,6 +515,8 @@ static int take_run(struct request *q)
 
 	if (!m)
 		return -ENOENT;
+	if (sqe->op == WIRE_PUT && sqe->preset >= POLICY_PRESETS)
+		return -EINVAL;
 	if (!sqe->n_tokens || sqe->n_chunks != (sqe->n_tokens + size - 1) / size || sqe->position % size ||
 		__builtin_add_overflow(sqe->position, sqe->n_tokens, &end) || end > (uint64_t)1 << 48)
 		return -EINVAL;

@@ -32,6 +32,7 @@ struct session {
 	struct session *next_dirty;
 	char name_space_name[WIRE_NAMESPACE_MAX];
 	uint8_t name_space[16];
+	uint32_t tenant; /* the namespace's number in policies.h */
 	struct segment segment;
 	struct ring_consumer sq;
 	struct ring_producer cq;

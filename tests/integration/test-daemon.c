@@ -381,7 +381,7 @@ static void bad_configuration(void **state)
 	} cases[] = {
 		{"[daemon]\nchunk_tokenz = 256\n", "conf:2: [daemon] chunk_tokenz"},
 		{"[pool]\nsize = lots\n", "conf:2: [pool] size"},
-		{"[policy]\n\nratio = -3\n", "conf:3: [policy] ratio"},
+		{"[policy]\n\ntarget_ratio = -3\n", "conf:3: [policy] target_ratio"},
 	};
 
 	(void)state;

@@ -34,8 +34,8 @@ static void example_is_the_defaults(void **state)
 	static const char *const lines[] = {"\nsocket = ", "\nchunk_tokens = ", "\nworkers = ",
 		"\nspin_us = ", "\nmax_clients = ", "\nbackend = ", "\nlog_level = ", "\nsize = 1G",
 		"\npath =\n", "\nsize = 16G",
-		"\nsegment_size = ", "\n# path = ", "\nsink_tokens = ", "\nwindow_tokens = ", "\nratio = ",
-		"\nmax_error = ", "\n# uids = ", "\n[namespace default]\n"};
+		"\nsegment_size = ", "\n# path = ", "\nsink_tokens = ", "\nwindow_tokens = ",
+		"\ntarget_ratio = ", "\nmax_error = ", "\n# uids = ", "\n[namespace default]\n"};
 	struct config loaded, defaults;
 	char why[256] = "";
 	void *text;
@@ -45,6 +45,10 @@ static void example_is_the_defaults(void **state)
 	memset(&loaded, 0xff, sizeof loaded);
 	assert_int_equal(config_load(example, &loaded, why, sizeof why), 0);
 	config_init(&defaults);
+	assert_string_equal(loaded.path, example);
+	memset(loaded.path, 0, sizeof loaded.path);
+	/* What [policy default] would say, nothing says. */
+	defaults.namespaces[0].policy = defaults.policy;
 	assert_memory_equal(&loaded, &defaults, sizeof loaded);
 	assert_string_equal(why, "");
 
@@ -52,6 +56,13 @@ static void example_is_the_defaults(void **state)
 	for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++)
 		if (!strstr(text, lines[i]))
 			fail_msg("the example lacks%s", lines[i]);
+	for (size_t i = 0, n; i < (policy_fields(&n), n); i++) {
+		char line[80];
+
+		snprintf(line, sizeof line, "\n%s = ", policy_fields(&n)[i].name);
+		if (!strstr(text, line))
+			fail_msg("the example lacks%s", line);
+	}
 	free(text);
 }
 
@@ -72,7 +83,7 @@ static void every_key(void **state)
 		"[learn]\nenabled = yes\nfirst_tokens = 1000\ncpu_percent = 50\ndrift_percent = 10\nmemory = "
 		"1G\n"
 		"versions = 3\n"
-		"[policy]\nsink_tokens = 0\nwindow_tokens = 256\nratio = 8.5\nmax_error = 1e-2\n"
+		"[policy]\nsink_tokens = 0\nwindow_tokens = 256\ntarget_ratio = 8.5\nmax_error = 1e-2\n"
 		"[namespace default]\nuids = any\n"
 		"[namespace team/a]\nuids = 1000, 1001 0\n"
 		"[namespace empty]";
@@ -186,10 +197,10 @@ static void faults(void **state)
 		{"[learn]\nversions = 1", ":2: [learn] versions: 1 is out of range (2 to 64)"},
 		{"[learn]\nfirst_tokens = 100",
 			":2: [learn] first_tokens: 100 is out of range (512 to 16777216)"},
-		{"[policy]\nratio = fast", ":2: [policy] ratio: \"fast\" is not a number"},
-		{"[policy]\nratio = nan", ":2: [policy] ratio: \"nan\" is not a number"},
-		{"[policy]\nsink_tokens = 4\nratio = 0.5\nmax_error = 0.1\n[pool]\n",
-			":3: [policy] ratio: ratio 0.5 is not 1 to 1000"},
+		{"[policy]\ntarget_ratio = fast", ":2: [policy] target_ratio: \"fast\" is not a number"},
+		{"[policy]\ntarget_ratio = nan", ":2: [policy] target_ratio: \"nan\" is not a number"},
+		{"[policy]\nsink_tokens = 4\ntarget_ratio = 0.5\nmax_error = 0.1\n[pool]\n",
+			":3: [policy] target_ratio: 0.5 is not 1 to 1000 x"},
 		{"[namespace x]\nuids =", ":2: [namespace x] uids: must not be empty"},
 		{"[namespace x]\nuids = 1,all",
 			":2: [namespace x] uids: \"all\" is not a user id (a number), nor \"any\""},

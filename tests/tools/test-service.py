@@ -51,7 +51,7 @@ def notifies():
 
 
 def logs():
-    with Daemon(cisternd, "[policy]\nratio = 8\n") as d:
+    with Daemon(cisternd, "[policy]\ntarget_ratio = 8\n") as d:
         d.end()
         lines = d.log.read_text().splitlines()
         assert len(lines) >= 3 and all(LINE.fullmatch(line) for line in lines), lines

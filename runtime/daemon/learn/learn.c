@@ -416,7 +416,7 @@ void learn_take(struct learn *l, struct sample *s)
 	s->transform = p->model->transform;
 	if (s->transform) {
 		registry_hold(l->daemon->registry, s->transform);
-		s->rung = transform_rung(s->transform, l->daemon->policy.ratio);
+		s->rung = transform_rung(s->transform, policies_now(l->daemon->policies, 0)->policy[0].ratio);
 	}
 	background_submit(l->background, &s->task);
 }

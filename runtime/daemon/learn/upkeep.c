@@ -314,7 +314,9 @@ static void anew_fetched(struct cache_wait *wait, int status)
 	struct upkeep *u = a->upkeep;
 	const struct registry *registry = u->daemon->registry;
 	const size_t i = model_of(u, cache_owner(u->daemon->cache, a->entry)->fingerprint);
-	const struct policy *policy = &u->daemon->policy;
+	const struct policy *policy =
+		&policies_of(u->daemon->policies, cache_owner(u->daemon->cache, a->entry)->name_space)
+			 ->policy[0];
 
 	if (status || u->stopped || i == registry_n_models(registry)) {
 		end_anew(u);
