@@ -16,8 +16,8 @@
 
 #include "base/file.h"
 #include "policy/policy.h"
-#include "tools/bench-rate/kvtc.h"
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/kvtc.h"
+#include "tools/bench-rate/codecs/under-test.h"
 #include "tools/capture.h"
 
 enum { PROTECTED = 8, TOKENS_MAX = 1024 };

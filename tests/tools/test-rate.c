@@ -8,9 +8,9 @@
 
 #include <math.h>
 
-#include "tools/bench-rate/bound.h"
-#include "tools/bench-rate/curve.h"
-#include "tools/bench-rate/figures.h"
+#include "tools/bench-rate/results/bound.h"
+#include "tools/bench-rate/results/curve.h"
+#include "tools/bench-rate/results/figures.h"
 
 static int near(double a, double b)
 {

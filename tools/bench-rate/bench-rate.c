@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "tools/bench-rate/calibration-text.h"
-#include "tools/bench-rate/report.h"
+#include "tools/bench-rate/results/report.h"
 #include "tools/bench.h"
 #include "tools/cistern.h"
 #include "tools/demo-prompts.h"

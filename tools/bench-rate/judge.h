@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "policy/policy.h"
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 #include "tools/engine/evaluate.h"
 
 /* Sums over the prompts judged so far, of one codec at one rung under one policy. */

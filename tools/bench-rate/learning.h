@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "policy/transform.h"
-#include "tools/bench-rate/layer-group.h"
+#include "tools/bench-rate/codecs/layer-group.h"
 
 struct learned_group {
 	struct layer_group group;

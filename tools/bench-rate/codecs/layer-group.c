@@ -1,4 +1,4 @@
-#include "tools/bench-rate/layer-group.h"
+#include "tools/bench-rate/codecs/layer-group.h"
 
 #include <errno.h>
 #include <stdlib.h>

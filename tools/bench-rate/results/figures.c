@@ -1,9 +1,9 @@
-#include "tools/bench-rate/figures.h"
+#include "tools/bench-rate/results/figures.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "tools/bench-rate/curve.h"
+#include "tools/bench-rate/results/curve.h"
 
 void figures_of(const struct under_test *u, size_t rung, const struct measurement *m, const struct bound *b,
 	struct figures *out)
@@ -19,12 +19,16 @@ void figures_of(const struct under_test *u, size_t rung, const struct measuremen
 		.ratio_total = (double)(m->coded_tokens + m->raw_tokens) * token_bytes /
 			       (double)(m->bytes.coded + m->bytes.raw),
 		.attn_error = evaluation_attention_error(t, 0, g->n_layers),
+		.attn_error_recall = evaluation_attention_error(q, 0, g->n_layers),
+		.n_layers = g->n_layers,
 		.kl = t->kl / (double)t->n_tokens,
 		.kl_recall = q->answer_kl / (double)q->n_answer_tokens,
 		.nll_original = t->nll[0] / (double)t->n_tokens,
 		.nll_delta_pct = 100 * (t->nll[1] - t->nll[0]) / t->nll[0],
 		.recall = (double)q->exact[1] / (double)q->asked,
 		.recall_original = (double)q->exact[0] / (double)q->asked};
+	for (uint32_t i = 0; i < g->n_layers; i++)
+		out->attn_error_layers[i] = evaluation_attention_error(t, i, i + 1);
 	for (uint32_t i = 0; i < g->n_planes; i++) {
 		values += (double)plane_width(&g->planes[i]) * g->n_layers;
 		out->error[i] = sqrt(m->error[i] / m->power[i]);

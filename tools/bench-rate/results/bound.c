@@ -1,11 +1,11 @@
-#include "tools/bench-rate/bound.h"
+#include "tools/bench-rate/results/bound.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 
 int bound_init(struct bound *b, const struct learning *l)
 {

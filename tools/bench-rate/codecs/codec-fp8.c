@@ -1,12 +1,12 @@
 /* 8-bit floating point (e4m3), one f32 scale for each layer and plane of a chunk, such that the largest value
  * is the format's largest. No entropy coding: what engines keep today when asked for an fp8 cache. */
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 
-#include "tools/bench-rate/kvtc.h"
+#include "tools/bench-rate/codecs/kvtc.h"
 
 struct fp8_codec {
 	struct under_test base;

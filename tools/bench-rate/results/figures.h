@@ -8,17 +8,20 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "tools/bench-rate/bound.h"
+#include "tools/bench-rate/results/bound.h"
 #include "tools/bench-rate/judge.h"
 
 /* A codec at a rung. */
 struct figures {
 	const char *codec;
 	double rung;
-	double ratio_coded, ratio_total;    /* 16-bit source over what was stored; coded tokens, and all */
-	double error[GEOMETRY_PLANES_MAX];  /* relative L2, of coded tokens */
-	double attn_error;                  /* relative L2 of attention outputs over real queries, texts */
-	double kl;                          /* nats a token, original || restored, texts */
+	double ratio_coded, ratio_total;   /* 16-bit source over what was stored; coded tokens, and all */
+	double error[GEOMETRY_PLANES_MAX]; /* relative L2, of coded tokens */
+	double attn_error;                 /* relative L2 of attention outputs over real queries, texts */
+	double attn_error_recall;          /* the same over recall prompts' questions and answers */
+	uint32_t n_layers;
+	double attn_error_layers[EVALUATE_LAYERS_MAX]; /* texts, each layer alone */
+	double kl;                                     /* nats a token, original || restored, texts */
 	double kl_recall;                   /* the same over the answers to questions for records */
 	double nll_original, nll_delta_pct; /* next-token loss of texts, nats, and its change */
 	double recall, recall_original;     /* share of records recalled to the last character */

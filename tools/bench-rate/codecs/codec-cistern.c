@@ -1,6 +1,6 @@
 /* Cistern itself: the daemon's codec, its frames counted to the last byte. Raw sections with their entries in
  * the section table belong to the protected tokens; all else, the header included, to the coded ones. */
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 
 #include <errno.h>
 #include <stdlib.h>

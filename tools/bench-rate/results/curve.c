@@ -1,4 +1,4 @@
-#include "tools/bench-rate/curve.h"
+#include "tools/bench-rate/results/curve.h"
 
 #include <math.h>
 

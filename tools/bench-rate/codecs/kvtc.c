@@ -1,4 +1,4 @@
-#include "tools/bench-rate/kvtc.h"
+#include "tools/bench-rate/codecs/kvtc.h"
 
 #include <errno.h>
 #include <math.h>

@@ -1,4 +1,4 @@
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "tools/bench-rate/figures.h"
+#include "tools/bench-rate/results/figures.h"
 
 /* A codec at its 16x rung with some protection missing. */
 struct unprotected {

@@ -5,7 +5,7 @@
  * go through DEFLATE, which KIVI does not have. KIVI's groups are of 32; longer ones spend less on scales,
  * which is what counts at these rates.
  */
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 
 #include <errno.h>
 #include <math.h>

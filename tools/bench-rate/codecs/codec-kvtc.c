@@ -1,14 +1,14 @@
 /* Plain KVTC: kvtc.h on the components of the calibrated basis, every layer group of keys and of values with
  * the same nominal ratio (or with one budget for all of them), DEFLATE for each kind of code of a group and
  * chunk. */
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/bench-rate/kvtc.h"
+#include "tools/bench-rate/codecs/kvtc.h"
 
 enum { N_RATIOS = sizeof under_test_ratios / sizeof *under_test_ratios };
 
