@@ -11,6 +11,7 @@ double bench_quantile(double *samples, size_t n, double q);
 
 int bench_ipc(int argc, char **argv);
 int bench_codec(int argc, char **argv);
+int bench_online(int argc, char **argv);
 int bench_rate(int argc, char **argv);
 int bench_evict(int argc, char **argv);
 int bench_index(int argc, char **argv);

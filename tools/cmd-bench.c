@@ -6,18 +6,20 @@
 #include "tools/bench.h"
 #include "tools/cistern.h"
 
-static const char usage[] = "Usage: cistern bench ipc|codec|evict|index|rate|store [--json] [options]\n"
-			    "\n"
-			    "Measures, each figure beside its floor in the same run.\n"
-			    "\n"
-			    "  ipc      a request's way to the daemon and back\n"
-			    "  codec    encoding and decoding on one core\n"
-			    "  evict    hit ratios of eviction policies on one trace, without a daemon\n"
-			    "  index    looking up chains among a million chunks, and a restart with them\n"
-			    "  rate     ratio against loss, beside other codecs and the bound\n"
-			    "  store    records to disk and back\n"
-			    "\n"
-			    "`cistern bench NAME --help` has each one's options.\n";
+static const char usage[] =
+	"Usage: cistern bench ipc|codec|evict|index|online|rate|store [--json] [options]\n"
+	"\n"
+	"Measures, each figure beside its floor in the same run.\n"
+	"\n"
+	"  ipc      a request's way to the daemon and back\n"
+	"  codec    encoding and decoding on one core\n"
+	"  evict    hit ratios of eviction policies on one trace, without a daemon\n"
+	"  index    looking up chains among a million chunks, and a restart with them\n"
+	"  online   how soon a daemon learns a transform as good as a calibrated one\n"
+	"  rate     ratio against loss, beside other codecs and the bound\n"
+	"  store    records to disk and back\n"
+	"\n"
+	"`cistern bench NAME --help` has each one's options.\n";
 
 uint64_t bench_now_ns(void)
 {
@@ -46,7 +48,8 @@ int cmd_bench(int argc, char **argv)
 		const char *name;
 		int (*run)(int argc, char **argv);
 	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"evict", bench_evict},
-		{"index", bench_index}, {"rate", bench_rate}, {"store", bench_store}};
+		{"index", bench_index}, {"online", bench_online}, {"rate", bench_rate},
+		{"store", bench_store}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);

@@ -9,21 +9,19 @@
 #include "tools/child.h"
 #include "tools/private-daemon.h"
 
-static int run_engine(
-	const char *model, const char *folder, uint32_t n_sequences, volatile sig_atomic_t *stop)
+static int run_engine(const char *model, const char *text, const char *recall, const char *folder,
+	uint32_t n_sequences, volatile sig_atomic_t *stop)
 {
-	char program[600], text[600], recall[600], log[600], sequences[16];
-	char *const argv[] = {program, "capture", "--model", (char *)model, "--text", text, "--recall",
-		recall, "--out", (char *)folder, "--sequences", sequences, "--length", "2048", "--json",
-		NULL};
+	char program[600], log[600], sequences[16];
+	char *argv[] = {program, "capture", "--model", (char *)model, "--text", (char *)text, "--out",
+		(char *)folder, "--sequences", sequences, "--length", "2048", "--json",
+		recall ? "--recall" : NULL, (char *)recall, NULL};
 	int r = sibling_program("cistern-engine", program, sizeof program);
 
 	if (r < 0) {
-		fprintf(stderr, "cistern bench rate: cistern-engine was not found beside this program\n");
+		fprintf(stderr, "cistern bench: cistern-engine was not found beside this program\n");
 		return r;
 	}
-	snprintf(text, sizeof text, "%s/heldout/calib.txt", model);
-	snprintf(recall, sizeof recall, "%s/heldout/recall-calib.jsonl", model);
 	snprintf(log, sizeof log, "%s/engine.log", folder);
 	snprintf(sequences, sizeof sequences, "%u", n_sequences);
 	r = child_run(argv, log, stop, NULL, NULL);
@@ -66,12 +64,22 @@ static int list_captures(const char *folder, struct captures *out)
 	return r;
 }
 
+int text_capture(const char *model, const char *text, const char *recall, const char *folder,
+	uint32_t n_sequences, volatile sig_atomic_t *stop, struct captures *out)
+{
+	const int r = run_engine(model, text, recall, folder, n_sequences, stop);
+
+	return r < 0 ? r : list_captures(folder, out);
+}
+
 int calibration_text_capture(const char *model, const char *folder, uint32_t n_sequences,
 	volatile sig_atomic_t *stop, struct captures *out)
 {
-	const int r = run_engine(model, folder, n_sequences, stop);
+	char text[600], recall[600];
 
-	return r < 0 ? r : list_captures(folder, out);
+	snprintf(text, sizeof text, "%s/heldout/calib.txt", model);
+	snprintf(recall, sizeof recall, "%s/heldout/recall-calib.jsonl", model);
+	return text_capture(model, text, recall, folder, n_sequences, stop, out);
 }
 
 void captures_fini(struct captures *c)

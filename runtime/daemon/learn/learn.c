@@ -16,7 +16,7 @@
 #include "runtime/daemon/learn/versions.h"
 
 enum {
-	BUFFERS_MAX = 4,
+	BUFFERS_MAX = 16,
 	BUFFERS_BYTES_MAX = 64 << 20, /* of one model; one buffer at least */
 	DIRECTORY_MAX = CONFIG_PATH_MAX + 16,
 };

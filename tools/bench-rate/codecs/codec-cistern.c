@@ -65,10 +65,11 @@ int under_test_cistern(const struct learning *l, struct under_test **out)
 		return -ENOMEM;
 	c->base = (struct under_test){.name = "cistern",
 		.ours = true,
-		.n_rungs = l->transform->n_rungs,
+		.n_rungs = l->transform ? l->transform->n_rungs : 1,
+		.rungs = {2}, /* the plain codec */
 		.code = code,
 		.free = free_codec};
-	for (size_t i = 0; i < c->base.n_rungs; i++)
+	for (size_t i = 0; l->transform && i < c->base.n_rungs; i++)
 		c->base.rungs[i] = (double)l->transform->rung_ratio[i];
 	c->l = l;
 	c->codec = codec_new(l->kernels, SCRATCH_BYTES);

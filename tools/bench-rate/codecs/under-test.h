@@ -35,7 +35,8 @@ struct under_test {
 /* The rates that transform codecs are measured at. */
 extern const float under_test_ratios[8];
 
-/* learning outlives the codec. -ENOMEM; -errno of what could not be made. */
+/* learning outlives the codec. -ENOMEM; -errno of what could not be made. Of learning, under_test_cistern
+ * looks at kernels and transform only; without a transform it is the plain codec. */
 int under_test_cistern(const struct learning *l, struct under_test **out);
 /* Plain KVTC in Cistern's layer groups. */
 int under_test_kvtc(const struct learning *l, struct under_test **out);
