@@ -57,7 +57,7 @@ static void token_values(
 
 static uint32_t number_of(uint32_t kind, uint32_t sequence)
 {
-	return 1000 * kind + sequence;
+	return 100000 * kind + sequence;
 }
 
 void low_rank_keys(struct engine *e, uint32_t kind, uint32_t sequence, uint32_t n_tokens)
