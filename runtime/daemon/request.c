@@ -35,7 +35,7 @@ struct step {
 		*transform;    /* GET: which the frame names; PUT: the model's, as it was then; held */
 	struct sample *sample; /* PUT: to learn from; NULL: none */
 	uint64_t run_ns;       /* the worker's time */
-	uint32_t n_class[BOARD_CLASSES]; /* PUT */
+	uint32_t n_class[BOARD_CLASSES];  /* PUT */
 	struct policy_snapshot *policies; /* PUT: in force when the chunk was begun */
 };
 
