@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "runtime/chunk-copy.h"
-#include "tools/bench-rate/curve.h"
-#include "tools/bench-rate/layer-group.h"
+#include "tools/bench-rate/results/curve.h"
+#include "tools/bench-rate/codecs/layer-group.h"
 #include "tools/bench.h"
 
 enum { COST_CHUNKS_MAX = 512, SCRATCH_BYTES = 64 << 20 };

@@ -1,13 +1,13 @@
 /*
  * What a transform is worth on held-out captures: their chunks are coded at every rung and compared with what
- * was decoded. Ratio and errors are those of coded tokens (bench-rate/under-test.h counts the bytes).
+ * was decoded. Ratio and errors are those of coded tokens (bench-rate/codecs/under-test.h counts the bytes).
  * Single-threaded.
  */
 #ifndef BENCH_ONLINE_YARDSTICK_H
 #define BENCH_ONLINE_YARDSTICK_H
 
 #include "policy/policy.h"
-#include "tools/bench-rate/under-test.h"
+#include "tools/bench-rate/codecs/under-test.h"
 #include "tools/capture.h"
 
 struct yardstick {
