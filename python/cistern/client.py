@@ -204,17 +204,16 @@ class Model:
         return self.client._start(
             lambda data: call(self.client._handle, self._id, _key_pointer(keys), len(keys), data))
 
-    def store(self, token_ids, kv, salt=b""):
+    def store(self, token_ids, kv, salt=b"", preset=None):
         """Caches a prompt's KV: [layers, 2, tokens, heads, dim], numpy or DLPack. Returns how many tokens are cached now.
-        Copies kv once."""
+        Copies kv once. preset: None for what the namespace's policy says, or "archival", "balanced" or "compact"."""
         kv = tensors.host_array(kv, self.dtype)
         wanted = (self.layers, 2, len(token_ids), self.heads[0], self.dims[0])
         if kv.shape != wanted or self.heads[0] != self.heads[1] or self.dims[0] != self.dims[1]:
             raise ValueError(f"kv has the shape {kv.shape}, not {wanted} [layers, 2, tokens, heads, dim]")
         memory = self._room(len(token_ids))
         memory.write(kv)
-        n = memory.put(token_ids, memory.first_blocks(len(token_ids)), salt=salt)
-        return n
+        return memory.put(token_ids, memory.first_blocks(len(token_ids)), salt=salt, preset=preset)
 
     def load(self, token_ids, salt=b""):
         """The KV of as much of the prompt's start as is cached: (array [layers, 2, n, heads, dim], n), a copy; (None, 0)
@@ -313,10 +312,11 @@ class Memory:
 
     # ---- requests ----
 
-    def put(self, token_ids, blocks, salt=b"", skip=0):
+    def put(self, token_ids, blocks, salt=b"", skip=0, preset=None):
         """Caches tokens that lie in these blocks; returns how many of them are cached now. token_ids is the prompt from its
-        start. skip: that many of its tokens (whole chunks) are cached already; blocks begin behind them."""
-        r = self.start_put(token_ids, blocks, salt, skip)
+        start. skip: that many of its tokens (whole chunks) are cached already; blocks begin behind them. preset: as in
+        Model.store."""
+        r = self.start_put(token_ids, blocks, salt, skip, preset)
         return min(r.wait() * self.client.chunk_tokens, len(token_ids) - skip)
 
     def get(self, token_ids, blocks, salt=b"", skip=0):
@@ -325,8 +325,11 @@ class Memory:
         r = self.start_get(token_ids, blocks, salt, skip)
         return min(r.wait() * self.client.chunk_tokens, len(token_ids) - skip)
 
-    def start_put(self, token_ids, blocks, salt=b"", skip=0):
+    def start_put(self, token_ids, blocks, salt=b"", skip=0, preset=None):
+        if preset not in library.PRESETS:
+            raise ValueError(f"preset {preset!r} is none of {list(library.PRESETS)}")
         run, parent, alive = self._run(token_ids, blocks, salt, skip, 0)
+        run.preset = library.PRESETS[preset]
         return self.client._start(
             lambda data: lib.cistern_put(self.client._handle, byref(run), parent, data) if alive else 0)
 

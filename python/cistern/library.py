@@ -11,6 +11,7 @@ F16, BF16, F32 = 1, 2, 3
 ROPE_NONE, ROPE_HALF, ROPE_INTERLEAVED = 0, 1, 2
 LAYERWISE = 1  # of a request
 MORE = 1  # of a completion
+PRESETS = {None: 0, "archival": 1, "balanced": 2, "compact": 3}
 
 
 class Error(OSError):
@@ -49,7 +50,7 @@ class Memory(Structure):
 class Run(Structure):
     _fields_ = [("memory_id", c_uint32), ("n_tokens", c_uint32), ("position", c_uint64), ("keys", POINTER(Key)),
                 ("n_chunks", c_uint32), ("n_blocks", c_uint32), ("blocks", POINTER(c_uint32)),
-                ("block_offset", c_uint32), ("flags", c_uint32)]
+                ("block_offset", c_uint32), ("flags", c_uint32), ("preset", c_uint32)]
 
 
 class Completion(Structure):

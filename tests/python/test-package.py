@@ -2,10 +2,12 @@
 """test-package.py CISTERND LIBRARY: the Python package against a daemon: numpy arrays stored by one process are loaded by
 another, paged memory, layers, DLPack, statistics, and what goes wrong."""
 
+import ctypes
 import errno
 import gc
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +53,8 @@ def store_and_load(d):
     assert 0 < relative_error(kv, back) < 0.02  # the plain 8-bit codec
     assert np.array_equal(kv[:, :, :4], back[:, :, :4])  # sinks, bit for bit
     assert np.array_equal(kv[:, :, -128:], back[:, :, -128:])  # and the window
+    m.remove(tokens)
+    assert m.store(tokens, kv, preset="archival") == 1000
     # A longer prompt with the same beginning; another beginning; another salt.
     assert m.lookup(tokens + [7] * 300) == 768  # whole chunks
     assert m.lookup([1] + tokens[1:]) == 0
@@ -199,6 +203,24 @@ def tensors_of_others(d):
     c.close()
 
 
+def as_the_header(_):
+    """Structs and functions of the package are those of <cistern.h>, field by field."""
+    from cistern import library
+    header = re.sub(r"/\*.*?\*/", "", (here.parent.parent / "shm/cistern.h").read_text(), flags=re.S)
+    structs = dict(re.findall(r"^struct cistern_(\w+) \{\n(.*?)^\};", header, re.M | re.S))
+    assert len(structs) > 7
+    sizes = {"uint64_t": 8, "uint32_t": 4, "int32_t": 4, "int": 4, "float": 4}
+    for name, body in structs.items():
+        wanted = []
+        for kind, pointer, field, length in re.findall(r"^\s*(?:const )?(?:struct )?(\w+) (\*?)(\w+)(?:\[(\d+)\])?;", body, re.M):
+            wanted.append((field, 8 if pointer else int(length) if length else sizes[kind]))
+        mine = [(field[0], ctypes.sizeof(field[1])) for field in
+                getattr(library, name.title().replace("_", ""))._fields_]
+        assert mine == wanted, (name, mine, wanted)
+    presets = {m.lower(): int(n) for m, n in re.findall(r"CISTERN_PRESET_(\w+) = (\d)", header)}
+    assert presets == {str(k).lower(): v for k, v in library.PRESETS.items()}
+
+
 def refusals(d):
     for arguments, number in (((d.folder / "nowhere",), errno.ENOENT), ((d.socket, "no-such-tenant"), errno.EACCES)):
         try:
@@ -262,6 +284,6 @@ def statistics(d):
 
 
 with Daemon(cisternd, f"[namespace other]\nuids = {os.geteuid()}\n") as daemon:
-    for test in (store_and_load, another_process, paged, tensors_of_others, refusals, statistics):
+    for test in (as_the_header, store_and_load, another_process, paged, tensors_of_others, refusals, statistics):
         test(daemon)
         print("ok", test.__name__)
