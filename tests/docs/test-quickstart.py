@@ -21,7 +21,7 @@ home = tempfile.mkdtemp(prefix="cistern-quickstart-")
 environment = {k: v for k, v in os.environ.items() if not k.startswith("CISTERN")}
 # The distribution's Python has the distribution's numpy.
 environment.update(HOME=home, PATH="/usr/bin:" + environment["PATH"])
-shell = subprocess.Popen(["bash", "-c", "trap 'kill -9 $(jobs -p) 2> /dev/null' EXIT\nset -eu\n" + "\n".join(blocks)], cwd=root, env=environment, text=True,
+shell = subprocess.Popen(["bash", "-c", "trap 'kill -9 $(jobs -p) 2> /dev/null || true' EXIT\nset -eu\n" + "\n".join(blocks)], cwd=root, env=environment, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 try:
     said, _ = shell.communicate(timeout=100)
