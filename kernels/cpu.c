@@ -15,9 +15,13 @@ size_t kernels_variants(const struct kernels *variants[3])
 	const char *cap = getenv("CISTERN_CPU");
 	if (cap && strcmp(cap, "generic") == 0)
 		return n;
-	if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-		!__builtin_cpu_supports("f16c"))
+	if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
 		return n;
+#if !defined(__clang__) /* clang 14 does not know the name; there is no processor with AVX2 and without it   \
+			 */
+	if (!__builtin_cpu_supports("f16c"))
+		return n;
+#endif
 	variants[n++] = &kernels_avx2;
 	if (cap && strcmp(cap, "avx2") == 0)
 		return n;

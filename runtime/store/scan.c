@@ -32,7 +32,7 @@ struct winner {
 	uint32_t slot;     /* NO_SLOT: a tombstone */
 };
 
-enum { NO_SLOT = UINT32_MAX };
+static const uint32_t NO_SLOT = UINT32_MAX;
 
 struct purge {
 	uint8_t name_space[16];
@@ -322,7 +322,7 @@ static int read_footer(struct scan *s, struct segment *g, int fd, header_fn fn)
 	/* Known from here on, should the first page have rotted and the footer as well. */
 	g->salt = trailer.salt;
 	len = (size_t)trailer.n_records * STORE_HEADER_BYTES;
-	if (!reserve_buffer(s, len))
+	if (!reserve_buffer(s, len + STORE_ALIGN)) /* also for no records: it is never NULL */
 		return -ENOMEM;
 	r = read_at(fd, s->buffer, len, trailer.footer_offset);
 	if (r < 0)
