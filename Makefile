@@ -4,7 +4,7 @@
 BUILD ?= build
 MESON_OPTIONS ?=
 
-.PHONY: build demo check setup clean
+.PHONY: build demo check fault setup clean
 
 build: setup
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_OPTIONS)
@@ -15,6 +15,15 @@ demo: build
 
 check: build
 	@meson test -C $(BUILD) --no-rebuild --print-errorlogs
+
+# The long form of the fault suite: some 40 minutes.
+fault: build
+	@export CISTERND=$(BUILD)/runtime/daemon/cisternd; set -e; \
+	$(BUILD)/tests/fault/test-faulty-disk 1000; \
+	$(BUILD)/tests/fault/test-power-cut 60; \
+	$(BUILD)/tests/fault/test-kill daemon 1000; \
+	$(BUILD)/tests/fault/test-kill clients 1000; \
+	$(BUILD)/tests/fault/test-kill crowd 24 600
 
 setup:
 	@scripts/setup

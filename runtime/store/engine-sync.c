@@ -40,6 +40,7 @@ static void segment_synced(struct io_request *r, int status)
 	struct segment *g = r->user;
 
 	g->n_in_flight--;
+	g->in_sync = false;
 	if (status < 0) {
 		g->dirty = true;
 		log_error("store: segment-%08x: sync: %s", g->number, strerror(-status));
@@ -76,6 +77,7 @@ static void start_round(struct engine *e)
 			continue;
 		}
 		g->dirty = false;
+		g->in_sync = true;
 		g->owner = e;
 		g->syncing = (struct io_request){
 			.kind = IO_FDATASYNC, .fd = fd, .done = segment_synced, .user = g};

@@ -65,7 +65,7 @@ static int compare_offset(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Once no record is being written any more. Writes ended in any order, the footer is in order of place. */
+/* Writes ended in any order, the footer is in order of place. */
 static void write_footer(struct segment *g)
 {
 	struct engine *e = g->owner;
@@ -73,6 +73,7 @@ static void write_footer(struct segment *g)
 
 	g->footer = g->no_footer ? NULL : aligned_alloc(STORE_ALIGN, len);
 	if (!g->footer) {
+		g->n_in_flight--;
 		closed(g, g->end);
 		return;
 	}
@@ -86,6 +87,30 @@ static void write_footer(struct segment *g)
 		.offset = g->end,
 		.done = footer_written,
 		.user = g};
+	io_start(&e->io, &g->closing);
+}
+
+static void records_synced(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+
+	if (status < 0) {
+		g->n_in_flight--;
+		log_warning("store: segment-%08x: sync: %s", g->number, strerror(-status));
+		closed(g, g->end);
+		return;
+	}
+	write_footer(g);
+}
+
+/* Once no record is being written any more. What a footer names is believed at the next start, so it must not
+ * be stable before the records are. */
+static void begin_footer(struct segment *g)
+{
+	struct engine *e = g->owner;
+
+	g->closing =
+		(struct io_request){.kind = IO_FDATASYNC, .fd = g->fd, .done = records_synced, .user = g};
 	g->n_in_flight++;
 	io_start(&e->io, &g->closing);
 }
@@ -97,7 +122,7 @@ void engine_close_segment(struct engine *e, struct segment *g)
 	e->n_closing++;
 	g->state = SEGMENT_CLOSING;
 	if (g->n_writing == 0)
-		write_footer(g);
+		begin_footer(g);
 }
 
 /* ---- writing ---- */
@@ -152,7 +177,7 @@ static void written(struct io_request *r, int status)
 	if (status == 0 && segment_add_header(g, &t->header) < 0)
 		g->no_footer = true;
 	if (g->state == SEGMENT_CLOSING && g->n_writing == 0)
-		write_footer(g);
+		begin_footer(g);
 	if (status < 0) {
 		/* It may be there or not: what it was to keep dead is not safe. */
 		g->slots[t->slot].tombstone = 0;

@@ -429,7 +429,8 @@ static void close_segment(struct scan *s, struct segment *g)
 
 	if (footer && fd >= 0) {
 		format_footer_encode(footer, g->headers, g->n_headers, g->number, g->salt, g->end);
-		r = write_at(fd, footer, len, g->end);
+		/* The records first: of a footer it is believed that what it names is there. */
+		r = fdatasync(fd) < 0 ? -errno : write_at(fd, footer, len, g->end);
 		if (r == 0 && (ftruncate(fd, (off_t)(g->end + len)) < 0 || fdatasync(fd) < 0))
 			r = -errno;
 		if (r == 0) {

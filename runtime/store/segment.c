@@ -441,7 +441,8 @@ static uint32_t find_wanted_tombstones(const struct segments *t, const struct se
 
 		if (other->number < g->number)
 			look_for_keys(other, false, covers, n);
-		else if (other != g && other->n_tombstones && !other->dirty && !other->n_writing)
+		else if (other != g && other->n_tombstones && !other->dirty && !other->in_sync &&
+			 !other->n_writing)
 			look_for_keys(other, true, covers, n);
 		for (uint32_t k = 0; other->doubtful && other->number < g->number && k < n; k++)
 			covers[k].needed = true;
@@ -483,6 +484,29 @@ struct segment *segments_cheapest(const struct segments *t, double max_share)
 	return best;
 }
 
+/* Makes everything stable that was written so far: a record in a segment that is to be deleted may have been
+ * let go of because it is in another by now. */
+static bool settle(struct segments *t)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		struct segment *g = t->list[i];
+		int fd;
+
+		if (!g->dirty && !g->in_sync)
+			continue;
+		fd = segment_fd(t, g);
+		if (fd < 0 || fdatasync(fd) < 0) {
+			log_warning(
+				"store: segment-%08x: sync: %s", g->number, strerror(fd < 0 ? -fd : errno));
+			return false;
+		}
+		/* One that is in flight tells for itself. */
+		if (!g->in_sync)
+			g->dirty = g->n_writing > 0;
+	}
+	return !t->dir_dirty || fsync(t->dir_fd) == 0;
+}
+
 bool segments_reclaim(struct segments *t)
 {
 	bool soon = false;
@@ -502,8 +526,8 @@ bool segments_reclaim(struct segments *t)
 			continue;
 		/* The files that its tombstones covered have gone; that must not come undone while the
 		 * tombstones stay gone. */
-		if (g->n_tombstones && fsync(t->dir_fd) < 0)
-			continue;
+		if (!settle(t) || (g->n_tombstones && fsync(t->dir_fd) < 0))
+			return false;
 		if (segments_remove(t, g) == 0)
 			return true;
 	}

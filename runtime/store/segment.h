@@ -52,6 +52,7 @@ struct segment {
 	uint32_t n_writing;   /* records being written */
 	bool no_footer;       /* a header could not be kept: better none than one that lacks a record */
 	bool dirty;           /* written to since the last sync began */
+	bool in_sync;         /* that sync has not ended */
 	bool listed;          /* the caller is emptying it */
 	bool has_footer;      /* from end to the end of the file */
 	bool doubtful;        /* could not be read to its end: may hold records that are not in slots */

@@ -194,7 +194,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	struct found first, second;
 
 	if (!folder[0]) {
-		log_set_level((enum log_level) - 1);
+		log_set_level(LOG_LEVEL_ERROR);
 		strcpy(folder, access("/dev/shm", W_OK) ? "/tmp/fuzz-segment-XXXXXX"
 							: "/dev/shm/fuzz-segment-XXXXXX");
 		REQUIRE(mkdtemp(folder));

@@ -22,7 +22,7 @@ struct daemon *live_daemon(void)
 {
 	if (daemon_here)
 		return daemon_here;
-	log_set_level((enum log_level) - 1);
+	log_set_level(LOG_LEVEL_ERROR);
 	config_init(&config);
 	snprintf(config.socket, sizeof config.socket, "/tmp/fuzz-%d.sock", (int)getpid());
 	config.pool_bytes = 4 << 20;

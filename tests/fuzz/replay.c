@@ -18,7 +18,7 @@ int main(int argc, char **argv)
 			strerror(errno));
 		return 1;
 	}
-	log_set_level((enum log_level) - 1);
+	log_set_level(LOG_LEVEL_ERROR);
 	LLVMFuzzerTestOneInput((const uint8_t *)"", 0);
 	while ((entry = readdir(dir))) {
 		char path[PATH_MAX];
