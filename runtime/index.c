@@ -384,6 +384,11 @@ void index_each(struct index *x, void (*fn)(void *arg, struct index_entry *e), v
 	}
 }
 
+uint32_t index_end(const struct index *x)
+{
+	return x->n_numbers + 1;
+}
+
 size_t index_count(const struct index *x)
 {
 	return x->n_entries;

@@ -98,6 +98,10 @@ struct store_location index_location(const struct index_entry *e);
  * another nor add one. */
 void index_each(struct index *x, void (*fn)(void *arg, struct index_entry *e), void *arg);
 
+/* One more than the largest number there may be; those below it that are free have owner 0. For walking
+ * through all in pieces. */
+uint32_t index_end(const struct index *x);
+
 size_t index_count(const struct index *x);
 /* Of memory, all in all. */
 size_t index_memory_bytes(const struct index *x);

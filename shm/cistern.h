@@ -70,7 +70,8 @@ struct cistern_options {
 
 /* Connects and sets up the shared segment. options may be NULL. Blocks for the handshake (at most 5 s).
  * -ENOENT, -ECONNREFUSED: no daemon there; -EPROTO: it speaks another version; -EACCES: this uid may not use
- * the namespace; -EINVAL: options out of range; -ETIMEDOUT. *out is owned by the caller. */
+ * the namespace; -ESHUTDOWN: it is about to be stopped and takes no new engines; -EINVAL: options out of
+ * range; -ETIMEDOUT. *out is owned by the caller. */
 int cistern_connect(const struct cistern_options *options, struct cistern **out);
 
 /* Closes the connection; requests still in flight are dropped by the daemon, cached chunks stay. NULL is

@@ -123,6 +123,11 @@ static void on_hello(const struct received *m)
 		session_close(s, "not allowed");
 		return;
 	}
+	if (s->daemon->draining) {
+		refuse(s, -ESHUTDOWN, "the daemon takes no new engines: an operator is about to stop it");
+		session_close(s, "draining");
+		return;
+	}
 	if (segment_check(hello.n_entries, hello.arena_bytes)) {
 		refuse(s, -EINVAL, "the ring or arena size is out of range");
 		session_close(s, "bad hello");

@@ -157,6 +157,8 @@ uint64_t cache_n_lost(const struct cache *c);
 size_t cache_n_busy(const struct cache *c);
 /* The counters alone, which takes no time; what is looked up elsewhere is 0. */
 const struct cache_stats *cache_counters(const struct cache *c);
+/* For looking at, chunk by chunk. */
+const struct index *cache_index(const struct cache *c);
 void cache_get_stats(struct cache *c, struct cache_stats *out);
 
 #endif

@@ -100,6 +100,9 @@ static const struct command {
 } commands[] = {
 	{"status", status},
 	{"drop-pool", drop_pool},
+	{"list", control_list},
+	{"drain", control_drain},
+	{"stop", control_stop},
 	{"events", control_events},
 	{"purge", control_purge},
 	{"policy-get", control_policy_get},

@@ -20,6 +20,10 @@ json_t *control_events(struct daemon *d, uid_t uid, const json_t *request);
 /* Answers later: takes d->asking, and sets it to NULL. */
 json_t *control_purge(struct daemon *d, uid_t uid, const json_t *request);
 
+json_t *control_list(struct daemon *d, uid_t uid, const json_t *request);
+json_t *control_drain(struct daemon *d, uid_t uid, const json_t *request);
+json_t *control_stop(struct daemon *d, uid_t uid, const json_t *request);
+
 /* Parts of the status. */
 json_t *control_store_object(const struct daemon *d);
 json_t *control_cache_object(const struct daemon *d);

@@ -50,6 +50,7 @@ struct daemon {
 	uint32_t n_sessions, next_session_id;
 	uint64_t started_ms;
 	bool stopping;
+	bool draining; /* no new engines are taken */
 	struct daemon_counters counters;
 	uint8_t message[WIRE_MESSAGE_MAX]; /* the one being handled */
 };

@@ -120,6 +120,21 @@ static double error_bound(const struct daemon *d, const char *name_space)
 	return i < 0 ? 0 : policies_now(d->policies, (size_t)i)->policy[0].max_error;
 }
 
+static void name(const struct daemon *d, struct board_cache *c)
+{
+	if (!c->stats.name_space[0])
+		find_name_space(d, c);
+	take_model(d, c);
+}
+
+const struct stats_cache *gauges_names(
+	struct daemon *d, const uint8_t name_space[16], const uint8_t fingerprint[16])
+{
+	board_cache(d->board, name_space, fingerprint);
+	name(d, &d->board->caches[d->board->last]);
+	return &d->board->caches[d->board->last].stats;
+}
+
 static void refresh(struct daemon *d)
 {
 	struct board *b = d->board;
@@ -137,9 +152,7 @@ static void refresh(struct daemon *d)
 
 		if (!c->changed)
 			continue;
-		if (!c->stats.name_space[0])
-			find_name_space(d, c);
-		take_model(d, c);
+		name(d, c);
 		c->stats.error_bound = error_bound(d, c->stats.name_space);
 	}
 }

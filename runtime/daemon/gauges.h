@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 struct daemon;
+struct stats_cache;
 
 /* Once, at start. */
 void gauges_init(struct daemon *d);
@@ -14,5 +15,9 @@ void gauges_init(struct daemon *d);
  * when something has changed and the last publication is old enough; else, with something to publish, makes
  * the sleep short enough. Returns the time-out to use. */
 int gauges_publish(struct daemon *d, int timeout_ms);
+
+/* The record of a namespace and model, for its names: those of the configuration and the registry, or ids. */
+const struct stats_cache *gauges_names(
+	struct daemon *d, const uint8_t name_space[16], const uint8_t fingerprint[16]);
 
 #endif

@@ -674,6 +674,11 @@ size_t cache_n_busy(const struct cache *c)
 	return c->n_busy;
 }
 
+const struct index *cache_index(const struct cache *c)
+{
+	return c->index;
+}
+
 const struct cache_stats *cache_counters(const struct cache *c)
 {
 	return &c->stats;
