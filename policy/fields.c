@@ -254,10 +254,10 @@ static const struct {
 			{"sink_tokens", "8"}, {"window_tokens", "256"}, {"sink_budget", "0.04"}}},
 	[POLICY_BALANCED] = {"balanced",
 		{{"mode", "ratio"}, {"target_ratio", "16"}, {"max_error", "0"}, {"sink_tokens", "4"},
-			{"window_tokens", "128"}, {"sink_budget", "0.02"}}},
+			{"window_tokens", "128"}, {"sink_budget", "0.01"}}},
 	[POLICY_COMPACT] = {"compact",
 		{{"mode", "ratio"}, {"target_ratio", "32"}, {"max_error", "0"}, {"sink_tokens", "4"},
-			{"window_tokens", "64"}, {"sink_budget", "0.01"}}},
+			{"window_tokens", "64"}, {"sink_budget", "0.005"}}},
 };
 
 const char *policy_preset_name(enum policy_preset preset)

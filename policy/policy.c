@@ -12,9 +12,9 @@ void policy_init(struct policy *p)
 		.sink_tokens = 4,
 		.window_tokens = 128,
 		.sink_search = 1,
-		.sink_budget = 0.02,
+		.sink_budget = 0.01,
 		.sink_multiple = 5,
-		.sink_unusual = 3.5,
+		.sink_unusual = 4,
 		.sink_keep = 0.5};
 }
 
@@ -32,4 +32,11 @@ void policy_classify(
 		else
 			classes[i] = TOKEN_PLAIN;
 	}
+}
+
+const char *token_class_name(uint8_t token_class)
+{
+	static const char *const names[] = {"plain", "sink", "window", "exact", "salient", "redundant"};
+
+	return token_class < sizeof names / sizeof *names ? names[token_class] : "?";
 }

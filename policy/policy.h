@@ -54,6 +54,9 @@ int policy_check(const struct policy *p, char *why, size_t why_len);
 void policy_classify(
 	const struct policy *p, uint64_t position, uint32_t n_tokens, uint64_t seq_end, uint8_t *classes);
 
+/* "plain", "sink", ...; "?" for a number that is none. */
+const char *token_class_name(uint8_t token_class);
+
 static inline int token_class_is_raw(uint8_t token_class)
 {
 	return token_class != TOKEN_PLAIN;

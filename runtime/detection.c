@@ -110,6 +110,17 @@ int detection_score(struct detection *d, const struct codec_chunk *chunk,
 	return 0;
 }
 
+void detection_by_layer(
+	const struct detection *d, const struct sinks_detector *detector, size_t n_tokens, float *out)
+{
+	const float *features = d->features.data;
+
+	for (uint32_t l = 0; l < detector->view.n_layers; l++)
+		for (size_t t = 0; t < n_tokens; t++)
+			out[l * n_tokens + t] =
+				sinks_layer_score(detector, features + t * detector->view.n_features, l);
+}
+
 int detection_learn(struct detection *d, const struct codec_chunk *chunk, struct sinks_learner *learner,
 	const float *attention)
 {

@@ -24,6 +24,10 @@ void detection_trim(struct detection *d);
 int detection_score(struct detection *d, const struct codec_chunk *chunk,
 	const struct sinks_detector *detector, const float **scores, const uint16_t **top);
 
+/* Of the tokens scored last: what each layer of the view added to the score. out: [n_layers, n_tokens]. */
+void detection_by_layer(
+	const struct detection *d, const struct sinks_detector *detector, size_t n_tokens, float *out);
+
 /* Hands a chunk's tokens to the learner. attention: [n_tokens] as sinks_learn wants it, or NULL. -ENOMEM. */
 int detection_learn(struct detection *d, const struct codec_chunk *chunk, struct sinks_learner *learner,
 	const float *attention);

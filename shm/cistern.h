@@ -205,6 +205,38 @@ int cistern_lookup(struct cistern *c, uint32_t model_id, const struct cistern_ke
 int cistern_put(struct cistern *c, const struct cistern_run *run, const struct cistern_key *parent,
 	uint64_t user_data);
 
+/* Attention that an engine saw, for a sequence whose keys lie in registered memory. */
+enum cistern_observation_kind {
+	CISTERN_QUERIES = 1, /* recent query vectors */
+	CISTERN_SUMS = 2,    /* sums of attention weights, per token */
+};
+
+struct cistern_observation {
+	uint32_t kind;
+	/* QUERIES: n_queries vectors of each of n_layers layers from first_layer on, as they meet the cached
+	 * keys (rotated): values is [n_layers, n_queries, n_heads, dim] of the key plane's dtype, n_heads a
+	 * multiple of the plane's; positions: [n_queries], rising. scale: of the scores, 0 for 1 / sqrt(dim).
+	 * A few of each chunk are enough (its last 16, say): a chunk is judged by the nearest ones behind it.
+	 * SUMS: sums is [n_tokens], the attention that each token of the run was given by the sequence's last
+	 * n_queries queries, added up over these, in the layer and head where that is most. */
+	uint32_t n_queries;
+	uint32_t n_heads;
+	uint32_t first_layer;
+	uint32_t n_layers;
+	float scale;
+	const uint32_t *positions;
+	const void *values;
+	const float *sums;
+};
+
+/* Tells the daemon where attention rested, so that it finds the tokens that must not be touched: chunks put
+ * after the completion are classified by it, and the model's detector learns from it. run: the whole
+ * sequence, from position 0, in memory as for a put; its memory must not change before the completion.
+ * Completion: n_chunks that were judged. -ENOSPC: the arena is too small for it: a larger one, or fewer
+ * layers at a time. */
+int cistern_observe(struct cistern *c, const struct cistern_run *run,
+	const struct cistern_observation *observation, uint64_t user_data);
+
 /* Restores the run into memory. The memory is undefined in part until the completion. Completion: n_chunks
  * restored, from the start of the run; fewer than asked, with status 0, when a chunk is not cached (a miss),
  * and then nothing after that chunk was written; -EIO or -EBADMSG when a frame was there but could not be

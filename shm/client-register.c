@@ -150,8 +150,10 @@ int cistern_register_model(struct cistern *c, const struct cistern_model *model,
 	if (r < 0)
 		goto out;
 	if (!find_model(c, id))
-		c->models[c->n_models++] =
-			(struct client_model){.id = id, .n_layouts = model->n_layers * model->n_planes};
+		c->models[c->n_models++] = (struct client_model){.id = id,
+			.n_layouts = model->n_layers * model->n_planes,
+			.key_head_bytes =
+				model->planes[0].dim * (model->planes[0].dtype == CISTERN_F32 ? 4 : 2)};
 	*model_id = id;
 out:
 	free(m);
@@ -195,8 +197,10 @@ int cistern_register_memory(struct cistern *c, const struct cistern_memory *memo
 	free(m);
 	if (r < 0)
 		return r;
-	c->memories[c->n_memories++] = (struct client_memory){
-		.id = id, .block_tokens = memory->block_tokens, .n_blocks = memory->n_blocks};
+	c->memories[c->n_memories++] = (struct client_memory){.id = id,
+		.block_tokens = memory->block_tokens,
+		.n_blocks = memory->n_blocks,
+		.key_head_bytes = model->key_head_bytes};
 	*memory_id = id;
 	return 0;
 }

@@ -16,12 +16,17 @@ struct cargo {
 	const uint32_t *blocks;
 	uint32_t n_blocks;
 	bool with_parent; /* room for one, zero when it is NULL */
+	/* An observation: a header, then up to two arrays. */
+	struct {
+		const void *data;
+		uint64_t len;
+	} parts[3];
 };
 
 static uint64_t cargo_bytes(const struct cargo *g)
 {
 	return ((uint64_t)g->n_keys + g->with_parent) * WIRE_KEY_BYTES +
-	       (uint64_t)g->n_blocks * sizeof(uint32_t);
+	       (uint64_t)g->n_blocks * sizeof(uint32_t) + g->parts[0].len + g->parts[1].len + g->parts[2].len;
 }
 
 static void load(uint8_t *at, const struct cargo *g)
@@ -37,6 +42,12 @@ static void load(uint8_t *at, const struct cargo *g)
 	at += (size_t)g->n_keys * WIRE_KEY_BYTES;
 	if (g->n_blocks)
 		memcpy(at, g->blocks, (size_t)g->n_blocks * sizeof(uint32_t));
+	at += (size_t)g->n_blocks * sizeof(uint32_t);
+	for (int i = 0; i < 3; i++) {
+		if (g->parts[i].len)
+			memcpy(at, g->parts[i].data, g->parts[i].len);
+		at += g->parts[i].len;
+	}
 }
 
 /* Queues a request whose arguments are checked. Takes nothing when it fails. */
@@ -62,6 +73,8 @@ static int queue(struct cistern *c, struct wire_sqe *sqe, const struct cargo *g,
 		sqe->keys_off = offset;
 		sqe->blocks_off =
 			g->n_blocks ? offset + ((uint64_t)g->n_keys + g->with_parent) * WIRE_KEY_BYTES : 0;
+		sqe->data_off =
+			g->parts[0].len ? sqe->blocks_off + (uint64_t)g->n_blocks * sizeof(uint32_t) : 0;
 	}
 	index = c->idle[c->n_idle - 1];
 	f = &c->flights[index];
@@ -170,6 +183,35 @@ static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_ru
 	return queue(c, &sqe, &g, user_data);
 }
 
+/* Lengths of what goes with an observation; the daemon checks the rest, which depends on the model. */
+static int check_observation(
+	struct cistern *c, const struct cistern_run *run, const struct cistern_observation *o, uint64_t *len)
+{
+	const struct client_memory *m = find_memory(c, run->memory_id);
+	uint64_t bytes = 0;
+
+	if (run->position)
+		return client_fail(c, -EINVAL, "an observation is of a sequence from its first token on");
+	if (!o->n_queries)
+		return client_fail(c, -EINVAL, "an observation of no queries");
+	if (o->kind == CISTERN_SUMS && o->sums) {
+		*len = (uint64_t)run->n_tokens * sizeof *o->sums;
+		return 0;
+	}
+	if (o->kind != CISTERN_QUERIES || !o->positions || !o->values)
+		return client_fail(c, -EINVAL, "neither queries with their positions nor sums");
+	for (uint32_t i = 0; i < o->n_queries; i++)
+		if (o->positions[i] >= run->n_tokens || (i && o->positions[i] <= o->positions[i - 1]))
+			return client_fail(
+				c, -EINVAL, "positions of queries do not rise, or reach past the run");
+	if (__builtin_mul_overflow(
+		    (uint64_t)o->n_layers * o->n_queries, (uint64_t)o->n_heads * m->key_head_bytes, &bytes) ||
+		!bytes)
+		return client_fail(c, -EINVAL, "layers, queries or heads out of range");
+	*len = bytes;
+	return 0;
+}
+
 /* ---- public ---- */
 
 void cistern_key_root(const void *salt, size_t salt_len, struct cistern_key *out)
@@ -217,6 +259,41 @@ int cistern_put(struct cistern *c, const struct cistern_run *run, const struct c
 int cistern_get(struct cistern *c, const struct cistern_run *run, uint64_t user_data)
 {
 	return queue_run(c, WIRE_GET, run, NULL, user_data);
+}
+
+int cistern_observe(struct cistern *c, const struct cistern_run *run, const struct cistern_observation *o,
+	uint64_t user_data)
+{
+	struct wire_sqe sqe = {
+		.op = WIRE_OBSERVE,
+		.object = run->memory_id,
+		.n_tokens = run->n_tokens,
+		.block_offset = run->block_offset,
+	};
+	struct wire_observation head = {.kind = o->kind,
+		.n_queries = o->n_queries,
+		.n_heads = o->n_heads,
+		.first_layer = o->first_layer,
+		.n_layers = o->n_layers,
+		.scale = o->scale};
+	struct cargo g = {.keys = run->keys, .n_keys = run->n_chunks, .blocks = run->blocks};
+	uint64_t len = 0;
+	int r;
+
+	if (c->gone)
+		return -ENOTCONN;
+	r = check_run(c, run, &g.n_blocks);
+	if (!r)
+		r = check_observation(c, run, o, &len);
+	if (r < 0)
+		return r;
+	g.parts[0].data = &head;
+	g.parts[0].len = sizeof head;
+	g.parts[1].data = o->positions;
+	g.parts[1].len = o->kind == CISTERN_QUERIES ? (uint64_t)o->n_queries * sizeof *o->positions : 0;
+	g.parts[2].data = o->kind == CISTERN_QUERIES ? o->values : o->sums;
+	g.parts[2].len = len;
+	return queue(c, &sqe, &g, user_data);
 }
 
 int cistern_prefetch(struct cistern *c, uint32_t model_id, const struct cistern_key *keys, uint32_t n_chunks,

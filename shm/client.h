@@ -31,13 +31,15 @@ struct flight {
 /* What was registered, for checking what refers to it. */
 struct client_model {
 	uint32_t id;
-	uint32_t n_layouts; /* layers x planes */
+	uint32_t n_layouts;      /* layers x planes */
+	uint32_t key_head_bytes; /* one head of one token of plane 0 */
 };
 
 struct client_memory {
 	uint32_t id;
 	uint32_t block_tokens;
 	uint32_t n_blocks;
+	uint32_t key_head_bytes; /* its model's */
 };
 
 struct cistern {

@@ -160,6 +160,7 @@ enum wire_op {
 	WIRE_UNPIN = 6,
 	WIRE_REMOVE = 7,
 	WIRE_SYNC = 8,
+	WIRE_OBSERVE = 9,
 };
 
 /* Submission. keys_off and blocks_off are byte offsets in the arena: n_chunks keys of 32 bytes (for PUT one
@@ -179,7 +180,25 @@ struct wire_sqe {
 	uint32_t block_offset;
 	uint64_t keys_off;
 	uint64_t blocks_off;
-	uint64_t reserved1;
+	uint64_t data_off; /* OBSERVE: of a struct wire_observation */
+};
+
+enum wire_observation_kind {
+	WIRE_QUERIES = 1,
+	WIRE_SUMS = 2,
+};
+
+/* QUERIES: followed by n_queries positions (u32, rising, each below the run's n_tokens), and the query
+ * vectors, [n_layers, n_queries, n_heads, dim] elements of plane 0's dtype. SUMS: followed by n_tokens f32.
+ */
+struct wire_observation {
+	uint32_t kind;
+	uint32_t n_queries;
+	uint32_t n_heads; /* QUERIES, of queries: a multiple of plane 0's */
+	uint32_t first_layer;
+	uint32_t n_layers;
+	float scale; /* QUERIES: of the scores */
+	uint64_t reserved;
 };
 
 struct wire_cqe {
@@ -201,6 +220,7 @@ _Static_assert(sizeof(struct wire_layout) == 32, "wire layout");
 _Static_assert(sizeof(struct wire_register_memory) == 40, "wire layout");
 _Static_assert(sizeof(struct wire_ring) == 4 * WIRE_CACHE_LINE - WIRE_CACHE_LINE, "wire layout");
 _Static_assert(sizeof(struct wire_sqe) == 64, "wire layout");
+_Static_assert(sizeof(struct wire_observation) == 32, "wire layout");
 _Static_assert(sizeof(struct wire_cqe) == 32, "wire layout");
 
 #endif

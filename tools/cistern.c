@@ -18,6 +18,7 @@ static const struct command {
 	{"events", cmd_events, "what has happened in the daemon"},
 	{"ls", cmd_ls, "the chunks that are kept"},
 	{"plan", cmd_plan, "what a transform will cost a model"},
+	{"inspect", cmd_inspect, "one chunk: its classes, errors, and why"},
 	{"purge", cmd_purge, "forget a namespace, for good"},
 	{"policy", cmd_policy, "show and change policies while the daemon runs"},
 	{"status", cmd_status, "what a running daemon holds and does"},

@@ -18,6 +18,7 @@ int cmd_events(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_purge(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
 int cmd_policy(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_top(int argc, char **argv);

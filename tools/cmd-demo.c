@@ -243,6 +243,18 @@ static int read_policy(struct demo *d)
 	return 0;
 }
 
+/* Sinks are searched for as well: how many tokens were kept in all, the daemon knows. */
+static uint64_t count_kept(const json_t *status)
+{
+	const json_t *item;
+	uint64_t n = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(status, "fidelity"), i, item) n +=
+		(uint64_t)number(item, "raw_tokens");
+	return n;
+}
+
 /* Everything that was put is on the disk already (prefill ends with a SYNC); the copies in memory go. */
 static int spill(struct demo *d)
 {
@@ -252,6 +264,8 @@ static int spill(struct demo *d)
 	int r = answer && status && number(cache, "in_pool") == 0 ? 0 : -EIO;
 
 	d->spilled_bytes = (uint64_t)number(store, "written_bytes");
+	if (!r)
+		d->sink_tokens = count_kept(status) - d->window_tokens;
 	say(d, "The daemon holds %.0f chunks on disk and none in memory.\n", number(cache, "on_disk"));
 	json_decref(answer);
 	json_decref(status);

@@ -142,3 +142,16 @@ void sinks_score(
 			top[t] = first;
 	}
 }
+
+float sinks_layer_score(const struct sinks_detector *d, const float *features, uint32_t l)
+{
+	const struct sinks_view *v = &d->view;
+	float sum = 0;
+
+	for (uint32_t i = l * v->per_layer; i < (l + 1) * v->per_layer; i++)
+		if (d->trained)
+			sum += d->coefficient[i] * z_of(d, features, i);
+		else if (i % SINKS_SIGNALS == SINKS_DISTANCE)
+			sum += z_of(d, features, i) * (float)SINKS_SIGNALS / (float)v->per_layer;
+	return sum;
+}

@@ -56,4 +56,7 @@ void sinks_features(const struct sinks_view *view, uint32_t layer_index, uint32_
 void sinks_score(
 	const struct sinks_detector *d, const float *features, size_t n_tokens, float *scores, uint16_t *top);
 
+/* What the view's layer l adds to a token's score; cold, how far out its mean signal lies there. */
+float sinks_layer_score(const struct sinks_detector *d, const float *features, uint32_t l);
+
 #endif

@@ -54,7 +54,7 @@ static json_t *sessions_array(const struct daemon *d)
 static json_t *requests_object(const struct daemon *d)
 {
 	static const char *const names[DAEMON_OPS] = {
-		"nop", "lookup", "put", "get", "prefetch", "pin", "unpin", "remove", "sync"};
+		"nop", "lookup", "put", "get", "prefetch", "pin", "unpin", "remove", "sync", "observe"};
 	json_t *object = json_object();
 
 	for (int i = 0; i < DAEMON_OPS; i++)
@@ -63,14 +63,12 @@ static json_t *requests_object(const struct daemon *d)
 	return object;
 }
 
-static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
+static json_t *status_object(struct daemon *d)
 {
 	const struct daemon_counters *n = &d->counters;
 	const struct policy *policy =
 		&policies_now(d->policies, (size_t)policies_find(d->policies, "default"))->policy[0];
 
-	(void)uid;
-	(void)request;
 	return json_pack(
 		"{s:b, s:s, s:o, s:s, s:s, s:i, s:i, s:{s:i, s:i, s:i, s:f, s:f}, s:o, s:o, s:o, s:o, s:o, "
 		"s:o, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:o}}",
@@ -85,6 +83,17 @@ static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 		number(registry_transform_bytes(d->registry)), "chunks", "encoded", number(n->n_put_chunks),
 		"decoded", number(n->n_get_chunks), "encoded_raw_bytes", number(n->put_raw_bytes),
 		"encoded_frame_bytes", number(n->put_frame_bytes));
+}
+
+static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
+{
+	json_t *object = status_object(d), *more = governor_status(d->governor);
+
+	(void)uid;
+	(void)request;
+	json_object_update(object, more);
+	json_decref(more);
+	return object;
 }
 
 static json_t *drop_pool(struct daemon *d, uid_t uid, const json_t *request)
@@ -105,6 +114,8 @@ static const struct command {
 	{"stop", control_stop},
 	{"events", control_events},
 	{"purge", control_purge},
+	{"inspect", control_inspect},
+	{"decisions", control_decisions},
 	{"policy-get", control_policy_get},
 	{"policy-list", control_policy_list},
 	{"policy-set", control_policy_set},

@@ -27,6 +27,8 @@ json_t *control_stop(struct daemon *d, uid_t uid, const json_t *request);
 /* Parts of the status. */
 json_t *control_store_object(const struct daemon *d);
 json_t *control_cache_object(const struct daemon *d);
+json_t *control_inspect(struct daemon *d, uid_t uid, const json_t *request);
+json_t *control_decisions(struct daemon *d, uid_t uid, const json_t *request);
 json_t *control_policy_get(struct daemon *d, uid_t uid, const json_t *request);
 json_t *control_policy_list(struct daemon *d, uid_t uid, const json_t *request);
 json_t *control_policy_set(struct daemon *d, uid_t uid, const json_t *request);

@@ -182,8 +182,9 @@ static int set_up(struct daemon *d)
 		return r;
 	}
 	d->policies = policies_new(c);
+	d->governor = governor_new(d);
 	d->registry = registry_new();
-	if (!d->events || !d->policies || !d->registry)
+	if (!d->events || !d->policies || !d->governor || !d->registry)
 		return -ENOMEM;
 	r = pool_new(c->pool_bytes, &d->pool);
 	if (r) {
@@ -468,6 +469,7 @@ void daemon_fini(struct daemon *d)
 	d->board = board_free(d->board);
 	d->pool = pool_free(d->pool);
 	d->registry = registry_free(d->registry);
+	d->governor = governor_free(d->governor);
 	d->policies = policies_free(d->policies);
 	d->events = events_free(d->events);
 	if (d->signals >= 0) {

@@ -10,6 +10,7 @@
 #include "runtime/daemon/cache.h"
 #include "runtime/daemon/learn/learn.h"
 #include "runtime/daemon/events.h"
+#include "runtime/daemon/governor/governor.h"
 #include "runtime/daemon/notify.h"
 #include "runtime/daemon/policies.h"
 #include "runtime/daemon/registry.h"
@@ -18,7 +19,7 @@
 #include "runtime/stats/board.h"
 #include "runtime/stats/exporter.h"
 
-enum { DAEMON_OPS = 9 };
+enum { DAEMON_OPS = 10 };
 
 struct daemon_counters {
 	uint64_t n_requests[DAEMON_OPS]; /* by enum wire_op */
@@ -32,6 +33,7 @@ struct daemon {
 	const struct config *config;
 	const struct kernels *kernels;
 	struct policies *policies;
+	struct governor *governor;
 	struct events *events;
 	struct pool *pool;
 	struct store *store; /* NULL: none */

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "policy/policy.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/observe.h"
 #include "shm/cistern.h"
 
 enum {
@@ -35,8 +36,8 @@ struct step {
 		*transform;    /* GET: which the frame names; PUT: the model's, as it was then; held */
 	struct sample *sample; /* PUT: to learn from; NULL: none */
 	uint64_t run_ns;       /* the worker's time */
-	uint32_t n_class[BOARD_CLASSES];  /* PUT */
-	struct policy_snapshot *policies; /* PUT: in force when the chunk was begun */
+	uint32_t n_class[BOARD_CLASSES]; /* PUT */
+	struct plan plan;                /* PUT: what the policies make of the chunk */
 };
 
 struct request {
@@ -59,6 +60,7 @@ struct request {
 	bool starting;
 	struct cache_wait wait; /* SYNC */
 	uint64_t started_ns;
+	struct observation *observation; /* OBSERVE */
 };
 
 static void go_on(struct request *q);
@@ -89,6 +91,9 @@ static void request_end(struct request *q)
 		board_request(stats_of(q), q->sqe.op, q->status, q->n_chunks, q->sqe.n_chunks,
 			board_now_ns() - q->started_ns);
 	mapping_unref(q->mapping);
+	if (q->observation)
+		observation_fini(q->observation);
+	free(q->observation);
 	free(q->keys);
 	free(q->blocks);
 	free(q);
@@ -140,7 +145,7 @@ static void step_end(struct step *step, int status)
 		cut(q, step->chunk, status);
 	if (step->transform)
 		registry_release(q->daemon->registry, step->transform);
-	policy_snapshot_unref(step->policies);
+	plan_end(&step->plan);
 	free(step);
 	q->n_active--;
 	go_on(q);
@@ -179,12 +184,12 @@ static void put_run(struct job *job, struct codec *codec)
 {
 	struct step *step = (struct step *)job;
 	const struct request *q = step->request;
-	const struct policy *policy = &step->policies->policy[q->sqe.preset];
+	const struct policy *policy = step->plan.policy;
 	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
 	const struct transform *t = step->transform;
 	uint8_t classes[FRAME_TOKENS_MAX];
 	struct codec_options options = {.transform = t,
-		.rung = t ? transform_rung(t, policy->ratio) : 0,
+		.rung = step->plan.rate.rung,
 		.classes = classes,
 		.max_error = policy->max_error,
 		.policy_version = policy->version};
@@ -197,12 +202,15 @@ static void put_run(struct job *job, struct codec *codec)
 	memcpy(options.name_space, q->session->name_space, 16);
 	memcpy(options.key, q->keys[step->chunk], 32);
 	memcpy(options.parent, step->chunk ? q->keys[step->chunk - 1] : q->parent, 32);
-	policy_classify(policy, chunk.position, chunk.n_tokens, q->sqe.position + q->sqe.n_tokens, classes);
+	step->status = plan_classify(&step->plan, &chunk, q->sqe.position + q->sqe.n_tokens, classes);
+	if (step->status)
+		return;
 	for (uint32_t i = 0; i < chunk.n_tokens; i++)
 		step->n_class[classes[i] % BOARD_CLASSES]++;
 	step->status = codec_encode(codec, &chunk, &options, &step->frame, &step->frame_bytes, &step->info);
 	if (!step->status && step->sample)
 		sample_fill(step->sample, q->daemon->kernels, &chunk, classes);
+	plan_learn(&step->plan, &chunk);
 	step->run_ns = board_now_ns() - step->run_ns;
 }
 
@@ -239,6 +247,7 @@ static void put_done(struct job *job)
 		step_end(step, step->status);
 		return;
 	}
+	governor_note(q->daemon->governor, &step->plan, &step->info, step->frame, step->frame_bytes);
 	memcpy(what.parent, step->info.parent, 32);
 	memcpy(what.name_space, step->info.name_space, 16);
 	memcpy(what.fingerprint, step->info.fingerprint, 16);
@@ -270,7 +279,8 @@ static void put_start(struct request *q, uint32_t chunk)
 	}
 	use_transform(step, q->model->transform);
 	step->sample = learn_sample(q->daemon->learn, q->model, chunk_tokens(q, chunk));
-	step->policies = policy_snapshot_ref(policies_now(q->daemon->policies, q->session->tenant));
+	governor_plan(q->daemon->governor, q->session->tenant, q->model, step->transform, &id,
+		chunk_tokens(q, chunk), q->sqe.preset, &step->plan);
 	step->job.run = put_run;
 	step->job.done = put_done;
 	workers_submit(q->daemon->workers, &step->job);
@@ -443,6 +453,46 @@ static void synced(struct cache_wait *wait, int status)
 	request_end(q);
 }
 
+/* ---- OBSERVE ---- */
+
+static void observed(struct observation *o)
+{
+	struct request *q = (struct request *)o->owner;
+
+	q->status = o->status;
+	q->n_chunks = o->status ? 0 : o->n_judged;
+	request_end(q);
+}
+
+static void observe_start(struct request *q)
+{
+	struct observation *o = q->observation = calloc(1, sizeof *o);
+
+	if (o) {
+		*o = (struct observation){.daemon = q->daemon,
+			.owner = q,
+			.model = q->model,
+			.mapping = q->mapping,
+			.blocks = q->blocks,
+			.keys = (const uint8_t(*)[32])q->keys,
+			.block_offset = q->sqe.block_offset,
+			.n_tokens = q->sqe.n_tokens,
+			.n_chunks = q->n_chunks,
+			.done = observed};
+		memcpy(o->name_space, q->session->name_space, 16);
+	}
+	q->status = !o                ? -ENOMEM
+		    : q->sqe.position ? -EINVAL
+				      : observation_take(o, q->session, q->sqe.data_off);
+	if (!q->status) {
+		observation_start(o);
+		return;
+	}
+	q->daemon->counters.n_bad_requests += q->status == -EINVAL;
+	q->n_chunks = 0;
+	request_end(q);
+}
+
 /* ---- the story ---- */
 
 /* Starts chunks while the window has room; ends the phase, and the request, with the last of them. Starting
@@ -543,7 +593,7 @@ static int request_take(struct request *q)
 
 	if (op == WIRE_SYNC)
 		return 0;
-	if (op == WIRE_PUT || op == WIRE_GET) {
+	if (op == WIRE_PUT || op == WIRE_GET || op == WIRE_OBSERVE) {
 		r = take_run(q);
 	} else {
 		q->model = session_model(q->session, q->sqe.object);
@@ -619,6 +669,7 @@ void request_start(struct session *s, const struct wire_sqe *sqe)
 	case WIRE_LOOKUP:
 	case WIRE_PIN:
 	case WIRE_UNPIN: run_at_once(q); break;
+	case WIRE_OBSERVE: observe_start(q); break;
 	case WIRE_SYNC:
 		q->wait.fn = synced;
 		cache_sync(d->cache, &q->wait);

@@ -427,13 +427,23 @@ static void bad_requests(void **state)
 		{"four thousand million tokens", -EINVAL},
 		{"a model that was not registered", -ENOENT},
 		{"more keys than the arena holds", -EINVAL},
+		{"an observation beyond the arena", -EINVAL},
+		{"an observation at the end of the world", -EINVAL},
+		{"an observation of nothing", -EINVAL},
+		{"an observation longer than the arena", -EINVAL},
+		{"a preset that does not exist", -EINVAL},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct wire_sqe s = good;
 		uint32_t *blocks = (uint32_t *)(void *)(l.segment.arena + 4096);
 
+		const struct wire_observation observation = {
+			.kind = i == 19 ? WIRE_QUERIES : 0, .n_queries = 300, .n_heads = 1024, .n_layers = 1};
+
 		for (uint32_t b = 0; b < 19; b++)
 			blocks[b] = b;
+		memcpy(l.segment.arena + 8192, &observation, sizeof observation);
+		s.data_off = 8192;
 		switch (i) {
 		case 1: s.op = 200; break;
 		case 2: s.object = 99; break;
@@ -462,6 +472,20 @@ static void bad_requests(void **state)
 			s.op = WIRE_LOOKUP;
 			s.object = l.model_id;
 			s.n_chunks = UINT32_MAX;
+			break;
+		case 16:
+			s.op = WIRE_OBSERVE;
+			s.data_off = l.segment.arena_bytes - 31;
+			break;
+		case 17:
+			s.op = WIRE_OBSERVE;
+			s.data_off = UINT64_MAX - 8;
+			break;
+		case 18:
+		case 19: s.op = WIRE_OBSERVE; break;
+		case 20:
+			s.op = WIRE_PUT;
+			s.preset = 4;
 			break;
 		}
 		const int got = submit(&l, &s);

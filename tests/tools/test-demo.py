@@ -48,7 +48,7 @@ def main(cistern, model):
         assert result["protected_exact"] is True
         assert result["lookup_hits"] == result["chunks"] > 0
         assert result["restored_tokens"] == result["tokens"]
-        assert result["sink_tokens"] == 5 * 4 and result["window_tokens"] == 5 * 128
+        assert 5 * 4 <= result["sink_tokens"] < 0.02 * result["tokens"] and result["window_tokens"] == 5 * 128
         assert result["spilled_bytes"] >= result["stored_bytes"]
         assert result["calibration_text"] != result["demo_text"]
         nothing_is_left(folder)

@@ -1,0 +1,79 @@
+/*
+ * What policies mean for the next chunk: its rung, its classes, what there is to learn from it; and how well
+ * that goes, by namespace and model. The decisions are those of policy/; here is what they remember between
+ * chunks.
+ *
+ * Belongs to the front thread. A plan is made there before a chunk is encoded, carried out by the worker that
+ * encodes it, and handed back when that is done:
+ *
+ *     governor_plan; plan_classify and plan_learn on the worker; governor_note; plan_end
+ */
+#ifndef RUNTIME_DAEMON_GOVERNOR_GOVERNOR_H
+#define RUNTIME_DAEMON_GOVERNOR_GOVERNOR_H
+
+#include <jansson.h>
+
+#include "policy/rate.h"
+#include "runtime/daemon/governor/record.h"
+#include "runtime/daemon/policies.h"
+#include "runtime/daemon/registry.h"
+#include "runtime/detection.h"
+
+struct daemon;
+struct governor;
+struct tenancy;
+struct insight;
+
+struct plan {
+	struct governor *governor;
+	struct tenancy *tenancy;          /* namespace and model */
+	struct insight *insight;          /* model */
+	struct policy_snapshot *policies; /* held */
+	const struct policy *policy;      /* in it */
+	uint32_t preset;
+	bool rated; /* a rung was chosen: it is to be noted */
+	struct rate_plan rate;
+	struct sinks_detector *detector; /* held; NULL: none yet, or none is wanted */
+	struct detection *detection;     /* scratch, lent */
+	struct sinks_learner *learner;   /* lent to this plan alone; NULL: no lesson */
+	float *seen;                     /* [n_tokens], a copy; NULL: no attention was seen */
+	uint8_t *before;                 /* [n_tokens]; NULL: not known */
+	struct record *record;           /* NULL: no memory for one */
+	struct sinks_detector *learned;  /* what plan_learn made */
+};
+
+/* NULL: out of memory. */
+struct governor *governor_new(struct daemon *d);
+struct governor *governor_free(struct governor *g);
+
+/* For a chunk of n_tokens of a model that a session puts: tenant is its namespace's number, t what the frame
+ * will be made with. Never fails for want of memory: what could not be had is left out. */
+void governor_plan(struct governor *g, uint32_t tenant, const struct model *model, const struct transform *t,
+	const struct index_key *id, uint32_t n_tokens, uint32_t preset, struct plan *plan);
+
+/* On the worker: classes [n_tokens] of the chunk; seq_end: as policy_classify. */
+int plan_classify(struct plan *plan, const struct codec_chunk *chunk, uint64_t seq_end, uint8_t *classes);
+/* On the worker, when the chunk is encoded: the lesson, if this plan has one. */
+void plan_learn(struct plan *plan, const struct codec_chunk *chunk);
+
+/* The frame is made: frame, of len_bytes, with this header. */
+void governor_note(struct governor *g, struct plan *plan, const struct frame_info *info, const void *frame,
+	size_t len_bytes);
+/* Gives everything back; a plan that was not noted counts as nothing. */
+void plan_end(struct plan *plan);
+
+/* Attention that was shown of a sequence's chunks: resting and asked, [n_tokens]. */
+struct sinks_learner *governor_lend_learner(struct governor *g, const struct model *model);
+void governor_take_lesson(struct governor *g, const struct model *model, struct sinks_learner *learner,
+	struct sinks_detector *learned);
+void governor_saw(struct governor *g, const struct index_key *id, const float *resting, const float *asked,
+	uint32_t n_tokens);
+struct detection *governor_lend_detection(struct governor *g);
+void governor_return_detection(struct governor *g, struct detection *detection);
+
+/* Decisions kept of the last chunks. */
+const struct records *governor_records(const struct governor *g);
+/* By namespace and model: what is achieved, errors, alarms; and what is known of each model's sinks. */
+json_t *governor_status(const struct governor *g);
+
+#endif

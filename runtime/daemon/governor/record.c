@@ -1,0 +1,90 @@
+#include "runtime/daemon/governor/record.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct records {
+	struct record *ring[RECORDS_KEPT];
+	size_t next;
+};
+
+struct record *record_new(uint32_t n_tokens)
+{
+	struct record *r = calloc(1, sizeof *r);
+
+	if (!r)
+		return NULL;
+	r->n_tokens = n_tokens;
+	r->classes = calloc(n_tokens, 1);
+	r->scores = calloc(n_tokens, sizeof *r->scores);
+	r->by_layer = calloc((size_t)n_tokens * SINKS_LAYERS_MAX, sizeof *r->by_layer);
+	r->findings = calloc(n_tokens, sizeof *r->findings);
+	if (!r->classes || !r->scores || !r->by_layer || !r->findings)
+		return record_free(r);
+	return r;
+}
+
+struct record *record_free(struct record *r)
+{
+	if (!r)
+		return NULL;
+	free(r->classes);
+	free(r->scores);
+	free(r->by_layer);
+	free(r->findings);
+	free(r);
+	return NULL;
+}
+
+struct records *records_new(void)
+{
+	return calloc(1, sizeof(struct records));
+}
+
+struct records *records_free(struct records *r)
+{
+	for (size_t i = 0; r && i < RECORDS_KEPT; i++)
+		record_free(r->ring[i]);
+	free(r);
+	return NULL;
+}
+
+void records_add(struct records *r, struct record *record)
+{
+	/* What was found takes less than the room there was for it. */
+	struct sinks_finding *less =
+		realloc(record->findings, (record->n_findings + 1) * sizeof *record->findings);
+
+	if (less)
+		record->findings = less;
+	for (size_t i = 0; i < RECORDS_KEPT; i++)
+		if (r->ring[i] && !memcmp(&r->ring[i]->id, &record->id, sizeof record->id))
+			r->ring[i] = record_free(r->ring[i]);
+	record_free(r->ring[r->next]);
+	r->ring[r->next] = record;
+	r->next = (r->next + 1) % RECORDS_KEPT;
+}
+
+const struct record *records_find(const struct records *r, const struct index_key *id)
+{
+	for (size_t i = 0; i < RECORDS_KEPT; i++)
+		if (r->ring[i] && !memcmp(&r->ring[i]->id, id, sizeof *id))
+			return r->ring[i];
+	return NULL;
+}
+
+const struct record *records_at(const struct records *r, size_t i)
+{
+	return r->ring[(r->next + RECORDS_KEPT - 1 - i) % RECORDS_KEPT];
+}
+
+const struct record *records_find_prefix(const struct records *r, const uint8_t *key, size_t len)
+{
+	for (size_t i = 0; i < RECORDS_KEPT; i++) {
+		const struct record *record = records_at(r, i);
+
+		if (record && !memcmp(record->id.key, key, len))
+			return record;
+	}
+	return NULL;
+}

@@ -1,0 +1,219 @@
+#include "runtime/daemon/observe.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/formula.h"
+#include "policy/sinks/observe.h"
+#include "runtime/daemon/daemon.h"
+
+enum { QUERIES_MAX = 65536 };
+
+/* Bytes that follow the header; 0: the header does not add up. */
+static uint64_t wanted_bytes(const struct observation *o)
+{
+	const struct wire_observation *h = &o->head;
+	const struct geometry *g = &o->model->geometry;
+	const struct plane *p = &g->planes[0];
+	uint64_t n;
+
+	if (!h->n_queries || h->n_queries > QUERIES_MAX || h->n_queries > o->n_tokens)
+		return 0;
+	if (h->kind == WIRE_SUMS)
+		return (uint64_t)o->n_tokens * sizeof(float);
+	if (h->kind != WIRE_QUERIES || !h->n_heads || h->n_heads > GEOMETRY_HEADS_MAX ||
+		h->n_heads % p->n_heads || !h->n_layers || h->first_layer >= g->n_layers ||
+		h->n_layers > g->n_layers - h->first_layer || !(h->scale >= 0 && h->scale < 1e6f))
+		return 0;
+	/* All factors are bounded: no product can pass 2^64. */
+	n = (uint64_t)h->n_layers * h->n_queries * h->n_heads;
+	if (__builtin_mul_overflow(n, (uint64_t)p->dim * dtype_bytes(p->dtype), &n))
+		return 0;
+	return n + h->n_queries * sizeof(uint32_t);
+}
+
+static bool positions_rise(const struct observation *o)
+{
+	uint32_t last = 0;
+
+	for (uint32_t i = 0; i < o->head.n_queries; i++) {
+		uint32_t position;
+
+		memcpy(&position, o->data + i * sizeof position, sizeof position);
+		if (position >= o->n_tokens || (i && position <= last))
+			return false;
+		last = position;
+	}
+	return true;
+}
+
+int observation_take(struct observation *o, const struct session *s, uint64_t data_off)
+{
+	const uint64_t room = s->segment.arena_bytes;
+	uint64_t wanted;
+
+	if (data_off > room || room - data_off < sizeof o->head)
+		return -EINVAL;
+	memcpy(&o->head, s->segment.arena + data_off, sizeof o->head);
+	wanted = wanted_bytes(o);
+	if (!wanted || wanted > room - data_off - sizeof o->head)
+		return -EINVAL;
+	o->data = malloc(wanted);
+	o->resting = malloc(2 * (size_t)o->n_tokens * sizeof *o->resting);
+	if (!o->data || !o->resting)
+		return -ENOMEM;
+	o->asked = o->resting + o->n_tokens;
+	memcpy(o->data, s->segment.arena + data_off + sizeof o->head, wanted);
+	o->data_bytes = wanted;
+	return o->head.kind == WIRE_QUERIES && !positions_rise(o) ? -EINVAL : 0;
+}
+
+/* ---- on a worker ---- */
+
+static float element(const uint8_t *at, uint32_t dtype)
+{
+	uint16_t half;
+	float x;
+
+	if (dtype == DTYPE_F32) {
+		memcpy(&x, at, sizeof x);
+		return x;
+	}
+	memcpy(&half, at, sizeof half);
+	return dtype == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+}
+
+static int judge_queries(struct observation *o)
+{
+	const struct wire_observation *h = &o->head;
+	const struct plane *p = &o->model->geometry.planes[0];
+	const uint32_t n_planes = o->model->geometry.n_planes;
+	const struct kv_run run = {o->blocks, o->mapping->block_tokens, o->block_offset};
+	const size_t layer = (size_t)h->n_queries * h->n_heads * p->dim, es = dtype_bytes(p->dtype);
+	const uint8_t *from = o->data + h->n_queries * sizeof(uint32_t);
+	float *values = malloc(layer * sizeof *values);
+	uint64_t *positions = malloc(h->n_queries * sizeof *positions);
+	int r = values && positions ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; i < h->n_queries && !r; i++) {
+		uint32_t position;
+
+		memcpy(&position, o->data + i * sizeof position, sizeof position);
+		positions[i] = position;
+	}
+	for (uint32_t l = 0; l < h->n_layers && !r; l++) {
+		const struct detection_queries q = {.n_queries = h->n_queries,
+			.n_heads = h->n_heads,
+			.positions = positions,
+			.scale = h->scale > 0 ? h->scale : 1 / sqrtf((float)p->dim),
+			.values = values};
+
+		for (size_t i = 0; i < layer; i++, from += es)
+			values[i] = element(from, p->dtype);
+		r = detection_observe(o->detection, p,
+			&o->mapping->pages[(size_t)(h->first_layer + l) * n_planes], &run, o->n_tokens,
+			o->daemon->config->chunk_tokens, &q, o->resting, o->asked);
+	}
+	free(values);
+	free(positions);
+	return r;
+}
+
+/* Chunks that end before the first of the queries: what these give to tokens of their own chunk says more of
+ * how near they are. */
+static void judge_sums(struct observation *o)
+{
+	const uint32_t size = o->daemon->config->chunk_tokens;
+	const uint32_t first = o->n_tokens - o->head.n_queries;
+
+	for (uint32_t t = 0; t < first / size * size; t++) {
+		float sum;
+
+		memcpy(&sum, o->data + t * sizeof sum, sizeof sum);
+		o->resting[t] = o->asked[t] = observe_sum(sum, o->head.n_queries, o->n_tokens);
+	}
+}
+
+static void teach(struct observation *o)
+{
+	const uint32_t size = o->daemon->config->chunk_tokens;
+	int r = 0;
+
+	for (uint32_t c = 0; c < o->n_judged && !r; c++) {
+		const struct codec_chunk chunk = {.geometry = &o->model->geometry,
+			.pages = o->mapping->pages,
+			.run = {o->blocks, o->mapping->block_tokens, o->block_offset + c * size},
+			.n_tokens = size,
+			.position = (uint64_t)c * size};
+
+		r = detection_learn(o->detection, &chunk, o->learner, o->resting + c * size);
+	}
+	/* Too little to say anything yet, or no memory: what was known stays. */
+	if (!r)
+		sinks_learner_detector(o->learner, o->mistaken_max, log(o->multiple), &o->learned);
+}
+
+static void run(struct job *job, struct codec *codec)
+{
+	struct observation *o = (struct observation *)job;
+	const uint32_t size = o->daemon->config->chunk_tokens;
+
+	(void)codec;
+	for (uint32_t t = 0; t < o->n_tokens; t++)
+		o->resting[t] = o->asked[t] = NAN;
+	if (!o->detection) {
+		o->status = -ENOMEM;
+		return;
+	}
+	if (o->head.kind == WIRE_SUMS)
+		judge_sums(o);
+	else
+		o->status = judge_queries(o);
+	while (!o->status && (o->n_judged + 1) * size <= o->n_tokens &&
+		!isnan(o->resting[o->n_judged * size]))
+		o->n_judged++;
+	if (!o->status && o->learner)
+		teach(o);
+}
+
+/* ---- on the front thread ---- */
+
+static void finished(struct job *job)
+{
+	struct observation *o = (struct observation *)job;
+	struct governor *g = o->daemon->governor;
+	const uint32_t size = o->daemon->config->chunk_tokens;
+
+	for (uint32_t c = 0; c < o->n_judged && !o->status; c++) {
+		struct index_key id;
+
+		index_key_make(&id, o->name_space, o->model->fingerprint, o->keys[c]);
+		governor_saw(g, &id, o->resting + c * size, o->asked + c * size, size);
+	}
+	if (o->learner)
+		governor_take_lesson(g, o->model, o->learner, o->learned);
+	governor_return_detection(g, o->detection);
+	o->done(o);
+}
+
+void observation_start(struct observation *o)
+{
+	struct governor *g = o->daemon->governor;
+	const struct policy *p = &policies_of(o->daemon->policies, o->name_space)->policy[0];
+
+	o->detection = governor_lend_detection(g);
+	o->learner = governor_lend_learner(g, o->model);
+	o->mistaken_max = p->sink_budget;
+	o->multiple = p->sink_multiple;
+	o->job.run = run;
+	o->job.done = finished;
+	workers_submit(o->daemon->workers, &o->job);
+}
+
+void observation_fini(struct observation *o)
+{
+	free(o->data);
+	free(o->resting);
+}

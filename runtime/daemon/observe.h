@@ -1,0 +1,43 @@
+/*
+ * OBSERVE: attention that an engine shows for a sequence whose keys lie in its memory. The request is checked
+ * and copied on the front thread; a worker computes where attention rested and teaches the model's detector;
+ * then the front thread keeps the result by chunk, for the puts that follow.
+ */
+#ifndef RUNTIME_DAEMON_OBSERVE_H
+#define RUNTIME_DAEMON_OBSERVE_H
+
+#include "runtime/daemon/mapping.h"
+#include "runtime/daemon/session.h"
+#include "runtime/daemon/worker.h"
+
+struct observation {
+	struct job job; /* first */
+	struct daemon *daemon;
+	void *owner; /* the caller's own */
+	const struct model *model;
+	const struct mapping *mapping; /* the caller's, until done */
+	const uint32_t *blocks;        /* the caller's */
+	const uint8_t (*keys)[32];     /* [n_chunks], the caller's */
+	uint32_t block_offset, n_tokens, n_chunks;
+	uint8_t name_space[16];
+	struct wire_observation head;
+	uint8_t *data; /* what follows the header, a copy */
+	size_t data_bytes;
+	struct detection *detection;
+	struct sinks_learner *learner; /* NULL: lent to somebody else now */
+	struct sinks_detector *learned;
+	double mistaken_max, multiple; /* for the detector made */
+	float *resting, *asked;        /* [n_tokens] */
+	uint32_t n_judged;             /* chunks, from the first on */
+	int status;
+	void (*done)(struct observation *o); /* on the front thread */
+};
+
+/* Copies the observation at this offset of the session's arena and checks it against the model. The fields up
+ * to name_space are set by the caller before, and done. -EINVAL, -ENOMEM. */
+int observation_take(struct observation *o, const struct session *s, uint64_t data_off);
+/* Hands it to a worker. */
+void observation_start(struct observation *o);
+void observation_fini(struct observation *o);
+
+#endif
