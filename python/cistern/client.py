@@ -325,6 +325,23 @@ class Memory:
         r = self.start_get(token_ids, blocks, salt, skip)
         return min(r.wait() * self.client.chunk_tokens, len(token_ids) - skip)
 
+    def observe(self, token_ids, blocks, queries, positions, first_layer=0, scale=0.0, salt=b""):
+        """Shows the daemon recent queries of a prompt whose keys lie in these blocks, so that what is put next keeps the
+        tokens they rest on. queries: [layers, n, heads, dim] of the model's dtype, as they meet the cached (rotated) keys;
+        positions: where each of the n stands, rising. Returns how many chunks were judged."""
+        queries = tensors.host_array(queries, self.model.dtype)
+        positions = np.ascontiguousarray(positions, dtype=np.uint32)
+        if queries.ndim != 4 or queries.shape[1] != len(positions):
+            raise ValueError(f"queries have the shape {queries.shape}, not [layers, {len(positions)}, heads, dim]")
+        queries = np.ascontiguousarray(queries)
+        run, _, alive = self._run(token_ids, blocks, salt, 0, 0)
+        shown = library.Observation(
+            kind=library.QUERIES, n_queries=len(positions), n_heads=queries.shape[2], first_layer=first_layer,
+            n_layers=queries.shape[0], scale=scale,
+            positions=positions.ctypes.data_as(ctypes.POINTER(c_uint32)), values=queries.ctypes.data)
+        return self.client._start(lambda data: lib.cistern_observe(
+            self.client._handle, byref(run), byref(shown), data) if alive else 0).wait()
+
     def start_put(self, token_ids, blocks, salt=b"", skip=0, preset=None):
         if preset not in library.PRESETS:
             raise ValueError(f"preset {preset!r} is none of {list(library.PRESETS)}")

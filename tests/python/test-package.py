@@ -139,6 +139,20 @@ def tensors_of_others(d):
     m.store(tokens, kv)
     assert relative_error(kv, m.load(tokens)[0]) < 0.02
 
+    # Attention: the queries of the last tokens judge the chunk before theirs.
+    memory = m.memory(304)
+    memory.write(kv)
+    shown = np.random.default_rng(1).standard_normal((LAYERS, 4, 2 * HEADS, DIM)).astype(np.float32)
+    blocks = memory.first_blocks(300)
+    assert memory.observe(tokens, blocks, shown, [296, 297, 298, 299]) == 1
+    for wrong in (dict(queries=shown[0]), dict(queries=shown[:, :3])):
+        try:
+            memory.observe(tokens, blocks, positions=[296, 297, 298, 299], **wrong)
+            raise AssertionError(wrong)
+        except ValueError:
+            pass
+    memory.close()
+
     class Foreign:
         """An array that speaks DLPack alone."""
 
