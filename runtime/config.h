@@ -28,6 +28,7 @@ struct config_learn {
 	bool enabled;           /* default no */
 	uint32_t first_tokens;  /* default 4096 */
 	uint32_t cpu_percent;   /* of one core; default 25 */
+	bool only_idle;         /* default yes */
 	uint32_t drift_percent; /* default 5 */
 	uint64_t memory_bytes;  /* memory=; default 4 GiB */
 	uint32_t versions;      /* of one model; default 8 */

@@ -71,7 +71,7 @@ static void all_in_order(void **state)
 
 	(void)state;
 	init(c, 100);
-	assert_int_equal(background_new(1, kernels_cpu(), &b), 0);
+	assert_int_equal(background_new(1, false, kernels_cpu(), &b), 0);
 	for (uint32_t i = 0; i < TASKS; i++) {
 		background_submit(b, &c[i].task);
 		if (i % 17 == 0)
@@ -96,7 +96,7 @@ static void stopped(void **state)
 
 	(void)state;
 	init(c, 3000000);
-	assert_int_equal(background_new(1e-5, kernels_cpu(), &b), 0);
+	assert_int_equal(background_new(1e-5, false, kernels_cpu(), &b), 0);
 	for (uint32_t i = 0; i + 1 < TASKS; i++)
 		background_submit(b, &c[i].task);
 	background_stop(b);
@@ -120,7 +120,7 @@ static void within_its_share(void **state)
 
 	(void)state;
 	init(c, 3000000);
-	assert_int_equal(background_new(0.2, kernels_cpu(), &b), 0);
+	assert_int_equal(background_new(0.2, false, kernels_cpu(), &b), 0);
 	clock_gettime(CLOCK_MONOTONIC, &from);
 	for (uint32_t i = 0; i < 10; i++)
 		background_submit(b, &c[i].task);

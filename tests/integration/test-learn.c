@@ -30,7 +30,8 @@ static struct private_daemon daemon_start(const char *learn_lines)
 	const struct private_daemon_options options = {.more = more};
 	struct private_daemon d;
 
-	snprintf(more, sizeof more, "[learn]\nenabled = yes\ncpu_percent = 100\n%s", learn_lines);
+	snprintf(more, sizeof more, "[learn]\nenabled = yes\ncpu_percent = 100\nonly_idle = no\n%s",
+		learn_lines);
 	assert_int_equal(private_daemon_start(&d, &options), 0);
 	return d;
 }

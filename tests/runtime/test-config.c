@@ -80,7 +80,8 @@ static void every_key(void **state)
 		"[store]\npath = /var/lib/x\nsize = 2T\nsegment_size = 8192K\n"
 		"[metrics]\nlisten = unix:/run/m.sock\n"
 		"[transforms]\npath = /a\npath = /b\n"
-		"[learn]\nenabled = yes\nfirst_tokens = 1000\ncpu_percent = 50\ndrift_percent = 10\nmemory = "
+		"[learn]\nenabled = yes\nfirst_tokens = 1000\ncpu_percent = 50\nonly_idle = "
+		"no\ndrift_percent = 10\nmemory = "
 		"1G\n"
 		"versions = 3\n"
 		"[policy]\nsink_tokens = 0\nwindow_tokens = 256\ntarget_ratio = 8.5\nmax_error = 1e-2\n"
@@ -110,6 +111,7 @@ static void every_key(void **state)
 	assert_true(c.learn.enabled);
 	assert_int_equal(c.learn.first_tokens, 1000);
 	assert_int_equal(c.learn.cpu_percent, 50);
+	assert_false(c.learn.only_idle);
 	assert_int_equal(c.learn.drift_percent, 10);
 	assert_int_equal(c.learn.memory_bytes, 1 << 30);
 	assert_int_equal(c.learn.versions, 3);

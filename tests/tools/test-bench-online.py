@@ -16,7 +16,7 @@ import time
 
 def main(cistern, model):
     command = [cistern, "bench", "online", "--json", "--model", model, "--sequences", "4", "--test", "1",
-               "--first-tokens", "2048", "--cpu-percent", "100", "--rate", "4000"]
+               "--first-tokens", "2048", "--cpu-percent", "100", "--rate", "4000", "--busy"]
     with tempfile.TemporaryDirectory() as folder:
         env = dict(os.environ, TMPDIR=folder)
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)

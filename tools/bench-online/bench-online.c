@@ -57,6 +57,7 @@ static const char usage[] =
 	"engine\n"
 	"                        computes)\n"
 	"      --cpu-percent N   what the daemon may take of a core for learning (default 25)\n"
+	"      --busy            at a low priority instead of the lowest, for a machine that has other work\n"
 	"      --first-tokens N  tokens that its first version rests on (default 4096)\n"
 	"\n"
 	"ratio: of coded tokens, 16-bit source over what is stored; error: relative L2 of coded keys and "
@@ -72,7 +73,7 @@ static void on_signal(int signal)
 }
 
 struct arguments {
-	bool json;
+	bool json, busy;
 	const char *model;
 	uint32_t n_sequences, n_test, rate, cpu_percent, first_tokens;
 };
@@ -256,8 +257,9 @@ static int run_daemon(struct bench *b)
 	const struct private_daemon_options options = {.more = more};
 	int r;
 
-	snprintf(more, sizeof more, "[learn]\nenabled = yes\ncpu_percent = %u\nfirst_tokens = %u\n",
-		b->a.cpu_percent, b->a.first_tokens);
+	snprintf(more, sizeof more,
+		"[learn]\nenabled = yes\ncpu_percent = %u\nfirst_tokens = %u\nonly_idle = %s\n",
+		b->a.cpu_percent, b->a.first_tokens, b->a.busy ? "no" : "yes");
 	r = private_daemon_start(&b->daemon, &options);
 	if (!r)
 		r = stream_open(b->daemon.socket, &b->yard.captures[0]->geometry, LENGTH, &b->stream);
@@ -475,16 +477,17 @@ static int parse_natural(const char *text, uint32_t min, uint32_t max, uint32_t 
 static int parse(struct arguments *a, int argc, char **argv)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-		{"model", required_argument, NULL, 'm'}, {"sequences", required_argument, NULL, 's'},
-		{"test", required_argument, NULL, 't'}, {"rate", required_argument, NULL, 'r'},
-		{"cpu-percent", required_argument, NULL, 'c'}, {"first-tokens", required_argument, NULL, 'f'},
-		{"help", no_argument, NULL, 'h'}, {0}};
+		{"busy", no_argument, NULL, 'b'}, {"model", required_argument, NULL, 'm'},
+		{"sequences", required_argument, NULL, 's'}, {"test", required_argument, NULL, 't'},
+		{"rate", required_argument, NULL, 'r'}, {"cpu-percent", required_argument, NULL, 'c'},
+		{"first-tokens", required_argument, NULL, 'f'}, {"help", no_argument, NULL, 'h'}, {0}};
 	int option, r = 0;
 
 	optind = 1;
 	while (r == 0 && (option = getopt_long(argc, argv, "h", options, NULL)) != -1)
 		switch (option) {
 		case 'j': a->json = true; break;
+		case 'b': a->busy = true; break;
 		case 'm': a->model = optarg; break;
 		case 's': r = parse_natural(optarg, 2, SEQUENCES_MAX, &a->n_sequences); break;
 		case 't': r = parse_natural(optarg, 1, SEQUENCES_MAX, &a->n_test); break;

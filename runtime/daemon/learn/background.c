@@ -13,10 +13,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SCRATCH_MAX_BYTES = 64 << 20, NICE = 19 };
+enum { SCRATCH_MAX_BYTES = 64 << 20, NICE_LOW = 10, NICE_LOWEST = 19 };
 
 struct background {
 	double share;
+	bool only_idle;
 	const struct kernels *kernels;
 	struct codec *codec;                   /* the thread's */
 	_Atomic(struct task *) todo, finished; /* newest first */
@@ -63,13 +64,13 @@ static struct task *take_all(_Atomic(struct task *) *list)
 	return ordered;
 }
 
-/* SCHED_IDLE runs when nothing else wants to; where it is forbidden, a nice value comes near. */
-static void lower_priority(void)
+/* Where SCHED_IDLE is forbidden, a nice value comes near. */
+static void lower_priority(const struct background *b)
 {
 	const struct sched_param none = {0};
 
-	if (sched_setscheduler(0, SCHED_IDLE, &none))
-		setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE);
+	if (!b->only_idle || sched_setscheduler(0, SCHED_IDLE, &none))
+		setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), b->only_idle ? NICE_LOWEST : NICE_LOW);
 }
 
 static bool stopping(const struct background *b)
@@ -107,7 +108,7 @@ static void *work(void *arg)
 {
 	struct background *b = arg;
 
-	lower_priority();
+	lower_priority(b);
 	b->codec = codec_new(b->kernels, SCRATCH_MAX_BYTES);
 	b->rested_ns = clock_ns(CLOCK_MONOTONIC);
 	for (;;) {
@@ -135,7 +136,7 @@ static void *work(void *arg)
 	return NULL;
 }
 
-int background_new(double share, const struct kernels *kernels, struct background **out)
+int background_new(double share, bool only_idle, const struct kernels *kernels, struct background **out)
 {
 	struct background *b = calloc(1, sizeof *b);
 	sigset_t all, old;
@@ -144,6 +145,7 @@ int background_new(double share, const struct kernels *kernels, struct backgroun
 	if (!b)
 		return -ENOMEM;
 	b->share = share;
+	b->only_idle = only_idle;
 	b->kernels = kernels;
 	b->wake = eventfd(0, EFD_CLOEXEC);
 	b->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -1,5 +1,5 @@
 /*
- * A thread for work that nobody waits for: at the lowest priority the system has (SCHED_IDLE), and for no
+ * A thread for work that nobody waits for: at a low priority or the lowest there is (SCHED_IDLE), and for no
  * more than a share of one core. The front thread hands it tasks and takes the finished ones back in order;
  * neither side ever waits for the other: both ways are lists that are swapped atomically, since a lock that a
  * thread of no priority holds is one that it may hold for long.
@@ -24,8 +24,9 @@ struct task {
 	struct task *next; /* the lists' own */
 };
 
-/* share: of one core, over 0 to 1. -ENOMEM, -EAGAIN, -errno. */
-int background_new(double share, const struct kernels *kernels, struct background **out);
+/* share: of one core, over 0 to 1. only_idle: it is to run when nothing else wants to; then it may not run at
+ * all for long. -ENOMEM, -EAGAIN, -errno. */
+int background_new(double share, bool only_idle, const struct kernels *kernels, struct background **out);
 /* Ends the thread when what it is at has come to a rest; what it had not begun is handed back as not run.
  * Then background_reap takes the last. Twice is fine. */
 void background_stop(struct background *b);

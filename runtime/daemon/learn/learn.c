@@ -133,7 +133,8 @@ int learn_start(struct learn *l)
 	l->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (l->epoll < 0 || l->timer < 0 || timerfd_settime(l->timer, 0, &second, NULL))
 		return -errno;
-	r = background_new(c->learn.cpu_percent / 100.0, l->daemon->kernels, &l->background);
+	r = background_new(
+		c->learn.cpu_percent / 100.0, c->learn.only_idle, l->daemon->kernels, &l->background);
 	if (!r)
 		r = watch(l, background_fd(l->background));
 	if (!r)
