@@ -1,6 +1,7 @@
 #include "tools/bench-rate/judge.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,11 +179,33 @@ static void copy_cache(const struct judge *j)
 		}
 }
 
+static const double ERROR_LEAST = 1e-4, ERROR_STEP = 1.02;
+
+static void histogram_add(struct error_histogram *h, double relative)
+{
+	const double bin = relative > ERROR_LEAST ? ceil(log(relative / ERROR_LEAST) / log(ERROR_STEP)) : 0;
+
+	h->count[bin < ERROR_BINS ? (size_t)bin : ERROR_BINS - 1]++;
+}
+
+double error_quantile(const struct error_histogram *h, double q)
+{
+	uint64_t total = 0, seen = 0;
+	size_t bin = 0;
+
+	for (size_t i = 0; i < ERROR_BINS; i++)
+		total += h->count[i];
+	while (bin + 1 < ERROR_BINS && (double)(seen += h->count[bin]) < q * (double)total)
+		bin++;
+	return ERROR_LEAST * pow(ERROR_STEP, (double)bin);
+}
+
 /* Squared differences of a token, and squares of the original, over all layers. Protected tokens must not
  * differ. */
 static int compare_token(const struct judge *j, uint32_t position, bool raw, struct measurement *m)
 {
 	const struct kv_cache *c = j->cache;
+	double error[2] = {0}, power[2] = {0};
 
 	for (uint32_t i = 0; i < 2 * c->n_layers * c->n_heads; i++) {
 		const uint32_t plane = i % 2, layer = i / 2 % c->n_layers, head = i / 2 / c->n_layers;
@@ -194,9 +217,14 @@ static int compare_token(const struct judge *j, uint32_t position, bool raw, str
 
 			if (raw && a[d] != b[d])
 				return -EBADMSG;
-			m->error[plane] += raw ? 0 : (x - y) * (x - y);
-			m->power[plane] += raw ? 0 : x * x;
+			error[plane] += (x - y) * (x - y);
+			power[plane] += x * x;
 		}
+	}
+	for (int plane = 0; plane < 2 && !raw; plane++) {
+		m->error[plane] += error[plane];
+		m->power[plane] += power[plane];
+		histogram_add(&m->histogram[plane], sqrt(error[plane] / power[plane]));
 	}
 	return 0;
 }

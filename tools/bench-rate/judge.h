@@ -14,15 +14,26 @@
 #include "tools/bench-rate/codecs/under-test.h"
 #include "tools/engine/evaluate.h"
 
+/* How many coded tokens had which relative L2 error, in steps of 2%; index 0: 1e-4 and less. */
+enum { ERROR_BINS = 560 };
+
+struct error_histogram {
+	uint32_t count[ERROR_BINS];
+};
+
 /* Sums over the prompts judged so far, of one codec at one rung under one policy. */
 struct measurement {
 	uint64_t coded_tokens, raw_tokens;
 	struct coded_bytes bytes;
 	double error[GEOMETRY_PLANES_MAX]; /* squared, of coded tokens */
 	double power[GEOMETRY_PLANES_MAX];
+	struct error_histogram histogram[GEOMETRY_PLANES_MAX];
 	struct evaluation texts;   /* prompts that go on with more of their text */
 	struct evaluation recalls; /* prompts with records, and questions for them */
 };
+
+/* The error that a share q of the tokens stays within, to 2%. */
+double error_quantile(const struct error_histogram *h, double q);
 
 struct judge;
 

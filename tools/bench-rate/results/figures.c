@@ -32,6 +32,7 @@ void figures_of(const struct under_test *u, size_t rung, const struct measuremen
 	for (uint32_t i = 0; i < g->n_planes; i++) {
 		values += (double)plane_width(&g->planes[i]) * g->n_layers;
 		out->error[i] = sqrt(m->error[i] / m->power[i]);
+		out->error_p99[i] = error_quantile(&m->histogram[i], 0.99);
 		bound += bound_bits(b, i, m->error[i] / coded);
 	}
 	out->bits_per_value = 8 * (double)m->bytes.coded / coded / values;
@@ -72,6 +73,11 @@ static double on_curve(
 			ys[count++] = y(&points[i]);
 		}
 	return curve_at(xs, ys, count, at);
+}
+
+static double attn_error_recall(const struct figures *f)
+{
+	return f->attn_error_recall;
 }
 
 static double kl_recall(const struct figures *f)
@@ -131,6 +137,11 @@ size_t answers_of(
 		answers[k++] = (struct answer){"ratio_over_kvtc_whole",
 			"the first, where KVTC has one transform over all layers",
 			ratio_over(points, n, at, "kvtc-whole"), NAN, true};
+	answers[k++] = (struct answer){"ratio_over_kvtc_recall",
+		"the first, by the attention error of recall questions",
+		at->ratio_coded /
+			on_curve(points, n, "kvtc", attn_error_recall, ratio, at->attn_error_recall),
+		NAN, true};
 	answers[k++] = (struct answer){"ratio_over_uniform",
 		"ratio over uniform quantisation's, at the attn_error of the 16x rung",
 		ratio_over(points, n, at, "uniform"), 2.5, true};

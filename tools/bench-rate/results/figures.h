@@ -15,10 +15,11 @@
 struct figures {
 	const char *codec;
 	double rung;
-	double ratio_coded, ratio_total;   /* 16-bit source over what was stored; coded tokens, and all */
-	double error[GEOMETRY_PLANES_MAX]; /* relative L2, of coded tokens */
-	double attn_error;                 /* relative L2 of attention outputs over real queries, texts */
-	double attn_error_recall;          /* the same over recall prompts' questions and answers */
+	double ratio_coded, ratio_total;       /* 16-bit source over what was stored; coded tokens, and all */
+	double error[GEOMETRY_PLANES_MAX];     /* relative L2, of coded tokens */
+	double error_p99[GEOMETRY_PLANES_MAX]; /* which one token in a hundred exceeds */
+	double attn_error;                     /* relative L2 of attention outputs over real queries, texts */
+	double attn_error_recall;              /* the same over recall prompts' questions and answers */
 	uint32_t n_layers;
 	double attn_error_layers[EVALUATE_LAYERS_MAX]; /* texts, each layer alone */
 	double kl;                                     /* nats a token, original || restored, texts */

@@ -86,16 +86,16 @@ static json_t *figures_json(const struct figures *f)
 
 	for (uint32_t i = 0; i < f->n_layers; i++)
 		json_array_append_new(layers, number(f->attn_error_layers[i]));
-	return json_pack(
-		"{s:s, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, "
+			 "s:o, s:o, s:o}",
 		"codec", f->codec, "rung", f->rung, "ratio_coded", f->ratio_coded, "ratio_total",
-		f->ratio_total, "error_k", number(f->error[0]), "error_v", number(f->error[1]), "attn_error",
-		number(f->attn_error), "attn_error_recall", number(f->attn_error_recall), "attn_error_layers",
-		layers, "kl", number(f->kl), "kl_recall", number(f->kl_recall), "nll_delta_pct",
-		number(f->nll_delta_pct), "recall", number(f->recall), "recall_original",
-		number(f->recall_original), "bits_per_value", number(f->bits_per_value),
-		"bound_bits_per_value", number(f->bound_bits_per_value), "rate_over_bound",
-		number(f->bits_per_value / f->bound_bits_per_value));
+		f->ratio_total, "error_k_p99", f->error_p99[0], "error_v_p99", f->error_p99[1], "error_k",
+		number(f->error[0]), "error_v", number(f->error[1]), "attn_error", number(f->attn_error),
+		"attn_error_recall", number(f->attn_error_recall), "attn_error_layers", layers, "kl",
+		number(f->kl), "kl_recall", number(f->kl_recall), "nll_delta_pct", number(f->nll_delta_pct),
+		"recall", number(f->recall), "recall_original", number(f->recall_original), "bits_per_value",
+		number(f->bits_per_value), "bound_bits_per_value", number(f->bound_bits_per_value),
+		"rate_over_bound", number(f->bits_per_value / f->bound_bits_per_value));
 }
 
 static json_t *answers_json(const struct rate_results *r, const char *codec)
