@@ -30,6 +30,8 @@ void config_init(struct config *c)
 		.socket = "/run/cistern/cistern.sock",
 		.chunk_tokens = 256,
 		.max_clients = 64,
+		.max_requests = 1024,
+		.max_memory_bytes = 1ull << 40,
 		.backend = "auto",
 		.log_level = LOG_LEVEL_INFO,
 		.pool_bytes = 1ull << 30,
@@ -68,7 +70,8 @@ enum kind {
 	KIND_ADDRESS,
 	KIND_FLAG,
 	KIND_ADMINS,
-	KIND_UIDS
+	KIND_UIDS,
+	KIND_QUOTA /* a size, of the namespace; offset and max as of KIND_SIZE */
 };
 
 struct key {
@@ -93,12 +96,19 @@ struct key {
 		section, name, kind, 0, 0, 0                                                                 \
 	}
 
+#define QUOTA(name, field)                                                                                   \
+	{                                                                                                    \
+		"namespace", name, KIND_QUOTA, offsetof(struct config_namespace, field), 1 << 20, 1ull << 50 \
+	}
+
 static const struct key keys[] = {
 	TEXT("daemon", "socket", socket, 1),
 	NUMBER("daemon", "chunk_tokens", KIND_COUNT, chunk_tokens, 1, FRAME_TOKENS_MAX),
 	NUMBER("daemon", "workers", KIND_COUNT, workers, 0, 1024),
 	NUMBER("daemon", "spin_us", KIND_COUNT, spin_us, 0, 1000000),
 	NUMBER("daemon", "max_clients", KIND_COUNT, max_clients, 1, 4096),
+	NUMBER("daemon", "max_requests", KIND_COUNT, max_requests, 1, 8192),
+	NUMBER("daemon", "max_memory", KIND_SIZE, max_memory_bytes, 1 << 20, 1ull << 47),
 	SPECIAL("daemon", "backend", KIND_BACKEND),
 	SPECIAL("daemon", "log_level", KIND_LEVEL),
 	SPECIAL("daemon", "admins", KIND_ADMINS),
@@ -117,6 +127,8 @@ static const struct key keys[] = {
 	NUMBER("learn", "memory", KIND_SIZE, learn.memory_bytes, 1 << 16, 1ull << 43),
 	NUMBER("learn", "versions", KIND_COUNT, learn.versions, 2, 64),
 	SPECIAL("namespace", "uids", KIND_UIDS),
+	QUOTA("pool_quota", pool_quota),
+	QUOTA("store_quota", store_quota),
 };
 
 enum { N_KEYS = sizeof keys / sizeof keys[0] };
@@ -133,7 +145,7 @@ struct loader {
 	const char *section;                 /* as in the table; NULL before the first */
 	struct config_namespace *name_space; /* of the section */
 	uint32_t seen[N_KEYS];               /* line that set the key; 0: not set */
-	uint32_t seen_namespace[CONFIG_NAMESPACES_MAX];
+	uint32_t seen_namespace[CONFIG_NAMESPACES_MAX][N_KEYS];
 	/* [policy], then [policy NAME] of each namespace: the line that set each field, the last one the
 	 * preset. */
 	uint32_t seen_policy[1 + CONFIG_NAMESPACES_MAX][POLICY_FIELDS_MAX + 1];
@@ -224,6 +236,20 @@ static bool set_number(struct loader *l, const struct key *key, const char *text
 		memcpy(field, &value, sizeof value);
 	else
 		memcpy(field, &(uint32_t){(uint32_t)value}, sizeof(uint32_t));
+	return true;
+}
+
+/* 0: none. */
+static bool set_quota(struct loader *l, const struct key *key, const char *text)
+{
+	uint64_t value;
+
+	if (!parse_number(text, true, &value))
+		return fail(l, l->line, key->name, "\"%s\" is not a size", text);
+	if (value && (value < key->min || value > key->max))
+		return fail(l, l->line, key->name, "%s is out of range (0 for none, or %llu to %llu)", text,
+			(unsigned long long)key->min, (unsigned long long)key->max);
+	memcpy((char *)l->name_space + key->offset, &value, sizeof value);
 	return true;
 }
 
@@ -344,6 +370,7 @@ static bool set_value(struct loader *l, const struct key *key, const char *value
 	case KIND_FLAG: return set_flag(l, key, value);
 	case KIND_ADMINS: return parse_uids(l, "admins", value, "", l->config.admins, &l->config.n_admins);
 	case KIND_UIDS: return set_uids(l, value);
+	case KIND_QUOTA: return set_quota(l, key, value);
 	}
 	return false;
 }
@@ -509,8 +536,9 @@ static bool set_key(struct loader *l, const char *name, const char *value)
 			break;
 	if (i == N_KEYS)
 		return fail(l, l->line, name, "unknown key; did you mean %s?", nearest(l->section, name));
-	seen = keys[i].kind == KIND_UIDS ? &l->seen_namespace[l->name_space - l->config.namespaces]
-					 : &l->seen[i];
+	seen = strcmp(l->section, "namespace") == 0
+		       ? &l->seen_namespace[l->name_space - l->config.namespaces][i]
+		       : &l->seen[i];
 	if (*seen && keys[i].kind != KIND_TRANSFORM)
 		return fail(l, l->line, name, "set already in line %u", *seen);
 	*seen = l->line;

@@ -19,9 +19,10 @@ struct config_namespace {
 	uid_t uids[CONFIG_UIDS_MAX]; /* who may attach; none listed: the daemon's own uid and root */
 	uint32_t n_uids;
 	bool any_uid;
-	bool declared;        /* it has a section of its own (or is "default") */
-	struct policy policy; /* complete: [policy], and over it [policy NAME] */
-	uint64_t policy_own;  /* bit i: [policy NAME] sets field i of policy_fields() */
+	uint64_t pool_quota, store_quota; /* bytes; 0: none of its own */
+	bool declared;                    /* it has a section of its own (or is "default") */
+	struct policy policy;             /* complete: [policy], and over it [policy NAME] */
+	uint64_t policy_own;              /* bit i: [policy NAME] sets field i of policy_fields() */
 };
 
 struct config_learn {
@@ -41,8 +42,10 @@ struct config {
 	uint32_t chunk_tokens; /* default 256 */
 	uint32_t workers;      /* encode and decode threads; 0: one per CPU */
 	uint32_t spin_us; /* how long the front thread polls rings after work before it sleeps; default 0 */
-	uint32_t max_clients; /* default 64 */
-	char backend[8];      /* auto, host */
+	uint32_t max_clients;      /* default 64 */
+	uint32_t max_requests;     /* in flight of one connection; default 1024 */
+	uint64_t max_memory_bytes; /* max_memory=; registered by one connection; default 1 TiB */
+	char backend[8];           /* auto, host */
 	uint32_t log_level;
 	uid_t admins[CONFIG_UIDS_MAX]; /* who may give commands, beside root and the daemon's own user */
 	uint32_t n_admins;

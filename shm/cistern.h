@@ -74,6 +74,16 @@ struct cistern_options {
  * range; -ETIMEDOUT. *out is owned by the caller. */
 int cistern_connect(const struct cistern_options *options, struct cistern **out);
 
+/* After the daemon has gone (calls return -ENOTCONN) and come back: connects anew, with the options of the
+ * first time, and registers every model and memory again; their ids stay what they were, and so does the
+ * handle. Requests that were in flight are forgotten: no completions of theirs will come, and their memory
+ * may be used again. What was synced is found again; pins are gone. What cistern_fd returned is closed: ask
+ * for it and watch it anew. Blocks (one handshake of at most 5 s, and a round trip for each registration).
+ * Errors as of cistern_connect and the registrations, and -ESTALE: the daemon has another chunk size now; the
+ * handle is then still without a connection, and this may be tried again. A connection that still stands is
+ * given up for a new one. */
+int cistern_reconnect(struct cistern *c);
+
 /* Closes the connection; requests still in flight are dropped by the daemon, cached chunks stay. NULL is
  * fine. */
 void cistern_close(struct cistern *c);

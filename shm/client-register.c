@@ -18,7 +18,7 @@ static void *grow(void *array, uint32_t n, size_t item_bytes)
 }
 
 /* One request and its answer on the socket. */
-static int ask(struct cistern *c, const void *message, size_t len, int fd, int timeout_ms, uint32_t *id)
+int client_ask(struct cistern *c, const void *message, size_t len, int fd, int timeout_ms, uint32_t *id)
 {
 	union {
 		struct wire_header header;
@@ -122,7 +122,7 @@ static int fill_model(struct cistern *c, const struct cistern_model *model, stru
 	return 0;
 }
 
-static const struct client_model *find_model(const struct cistern *c, uint32_t id)
+const struct client_model *client_model(const struct cistern *c, uint32_t id)
 {
 	for (uint32_t i = 0; i < c->n_models; i++)
 		if (c->models[i].id == id)
@@ -135,7 +135,7 @@ int cistern_register_model(struct cistern *c, const struct cistern_model *model,
 	struct wire_register_model *m = NULL;
 	struct client_model *models;
 	size_t len = 0;
-	uint32_t id;
+	uint32_t id, public_id;
 	int r = fill_model(c, model, &m, &len);
 
 	if (r < 0)
@@ -146,15 +146,25 @@ int cistern_register_model(struct cistern *c, const struct cistern_model *model,
 		goto out;
 	}
 	c->models = models;
-	r = ask(c, m, len, -1, CLIENT_REGISTER_MS, &id);
+	r = client_ask(c, m, len, -1, CLIENT_REGISTER_MS, &id);
 	if (r < 0)
 		goto out;
-	if (!find_model(c, id))
-		c->models[c->n_models++] = (struct client_model){.id = id,
-			.n_layouts = model->n_layers * model->n_planes,
-			.key_head_bytes =
-				model->planes[0].dim * (model->planes[0].dtype == CISTERN_F32 ? 4 : 2)};
-	*model_id = id;
+	for (uint32_t i = 0; i < c->n_models; i++)
+		if (c->models[i].wire_id == id) {
+			*model_id = c->models[i].id;
+			goto out;
+		}
+	public_id = id;
+	while (client_model(c, public_id))
+		public_id++;
+	c->models[c->n_models] = (struct client_model){.id = public_id,
+		.wire_id = id,
+		.n_layouts = model->n_layers * model->n_planes,
+		.key_head_bytes = model->planes[0].dim * (model->planes[0].dtype == CISTERN_F32 ? 4 : 2),
+		.message = m,
+		.message_len = len};
+	*model_id = c->models[c->n_models++].id;
+	m = NULL; /* kept, to register it anew */
 out:
 	free(m);
 	return r;
@@ -162,14 +172,22 @@ out:
 
 /* ---- memory ---- */
 
+const struct client_memory *client_memory(const struct cistern *c, uint32_t id)
+{
+	for (uint32_t i = 0; i < c->n_memories; i++)
+		if (c->memories[i].id == id)
+			return &c->memories[i];
+	return NULL;
+}
+
 int cistern_register_memory(struct cistern *c, const struct cistern_memory *memory, uint32_t *memory_id)
 {
-	const struct client_model *model = find_model(c, memory->model_id);
+	const struct client_model *model = client_model(c, memory->model_id);
 	struct client_memory *memories;
 	struct wire_register_memory *m;
 	size_t len;
-	uint32_t id;
-	int r;
+	uint32_t id, public_id;
+	int fd, r;
 
 	_Static_assert(sizeof(struct wire_layout) == sizeof(struct cistern_layout), "travel as they are");
 	if (c->gone)
@@ -187,27 +205,52 @@ int cistern_register_memory(struct cistern *c, const struct cistern_memory *memo
 	if (!m)
 		return client_fail(c, -ENOMEM, "out of memory");
 	message_header(m, WIRE_REGISTER_MEMORY, len);
-	m->model_id = memory->model_id;
+	m->model_id = model->wire_id;
 	m->block_tokens = memory->block_tokens;
 	m->size_bytes = memory->size_bytes;
 	m->n_blocks = memory->n_blocks;
 	m->kind = WIRE_MEMORY_MEMFD;
 	memcpy(m + 1, memory->layouts, len - sizeof(*m));
-	r = ask(c, m, len, memory->fd, CLIENT_REGISTER_MS, &id);
-	free(m);
-	if (r < 0)
+	fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0);
+	r = fd < 0 ? client_fail(c, -errno, "the descriptor: %s", strerror(errno))
+		   : client_ask(c, m, len, fd, CLIENT_REGISTER_MS, &id);
+	if (r < 0) {
+		free(m);
+		if (fd >= 0)
+			close(fd);
 		return r;
-	c->memories[c->n_memories++] = (struct client_memory){.id = id,
+	}
+	public_id = id;
+	while (client_memory(c, public_id))
+		public_id++;
+	c->memories[c->n_memories] = (struct client_memory){.id = public_id,
+		.wire_id = id,
+		.model_id = memory->model_id,
 		.block_tokens = memory->block_tokens,
 		.n_blocks = memory->n_blocks,
-		.key_head_bytes = model->key_head_bytes};
-	*memory_id = id;
+		.key_head_bytes = model->key_head_bytes,
+		.fd = fd,
+		.message = m,
+		.message_len = len};
+	*memory_id = c->memories[c->n_memories++].id;
 	return 0;
+}
+
+void client_forget_model(struct client_model *m)
+{
+	free(m->message);
+}
+
+void client_forget_memory(struct client_memory *m)
+{
+	free(m->message);
+	close(m->fd);
 }
 
 int cistern_unregister_memory(struct cistern *c, uint32_t memory_id)
 {
-	struct wire_unregister_memory m = {.memory_id = memory_id};
+	struct wire_unregister_memory w = {0};
+	struct client_memory *m = NULL;
 	uint32_t id;
 	int r;
 
@@ -215,13 +258,19 @@ int cistern_unregister_memory(struct cistern *c, uint32_t memory_id)
 	r = cistern_submit(c);
 	if (r < 0)
 		return r;
-	message_header(&m, WIRE_UNREGISTER_MEMORY, sizeof(m));
-	r = ask(c, &m, sizeof(m), -1, -1, &id);
-	if (r < 0)
-		return r;
 	for (uint32_t i = 0; i < c->n_memories; i++)
 		if (c->memories[i].id == memory_id)
-			c->memories[i] = c->memories[--c->n_memories];
+			m = &c->memories[i];
+	/* The daemon has the last word on what it never knew. */
+	w.memory_id = m ? m->wire_id : UINT32_MAX;
+	message_header(&w, WIRE_UNREGISTER_MEMORY, sizeof(w));
+	r = client_ask(c, &w, sizeof(w), -1, -1, &id);
+	if (r < 0)
+		return r;
+	if (m) {
+		client_forget_memory(m);
+		*m = c->memories[--c->n_memories];
+	}
 	return 0;
 }
 

@@ -99,7 +99,8 @@ static int queue(struct cistern *c, struct wire_sqe *sqe, const struct cargo *g,
 static int queue_keys(struct cistern *c, enum wire_op op, uint32_t model_id, const struct cistern_key *keys,
 	uint32_t n_chunks, uint64_t user_data)
 {
-	struct wire_sqe sqe = {.op = (uint8_t)op, .object = model_id};
+	const struct client_model *m = client_model(c, model_id);
+	struct wire_sqe sqe = {.op = (uint8_t)op, .object = m ? m->wire_id : model_id};
 	struct cargo g = {.keys = keys, .n_keys = n_chunks};
 
 	if (c->gone)
@@ -109,19 +110,11 @@ static int queue_keys(struct cistern *c, enum wire_op op, uint32_t model_id, con
 	return queue(c, &sqe, &g, user_data);
 }
 
-static const struct client_memory *find_memory(const struct cistern *c, uint32_t id)
-{
-	for (uint32_t i = 0; i < c->n_memories; i++)
-		if (c->memories[i].id == id)
-			return &c->memories[i];
-	return NULL;
-}
-
 /* The daemon checks all this again, for it believes no client; here the engine gets a sentence, at once.
  * *n_blocks: how many of the blocks the run really reaches. */
 static int check_run(struct cistern *c, const struct cistern_run *run, uint32_t *n_blocks)
 {
-	const struct client_memory *m = find_memory(c, run->memory_id);
+	const struct client_memory *m = client_memory(c, run->memory_id);
 	uint64_t n_chunks = ((uint64_t)run->n_tokens + c->chunk_tokens - 1) / c->chunk_tokens;
 	uint64_t n_reached;
 
@@ -161,7 +154,6 @@ static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_ru
 		.op = (uint8_t)op,
 		.flags = op == WIRE_GET ? (uint8_t)run->flags : 0,
 		.preset = op == WIRE_PUT ? (uint16_t)run->preset : 0,
-		.object = run->memory_id,
 		.position = run->position,
 		.n_tokens = run->n_tokens,
 		.block_offset = run->block_offset,
@@ -180,6 +172,7 @@ static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_ru
 	r = check_run(c, run, &g.n_blocks);
 	if (r < 0)
 		return r;
+	sqe.object = client_memory(c, run->memory_id)->wire_id;
 	return queue(c, &sqe, &g, user_data);
 }
 
@@ -187,7 +180,7 @@ static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_ru
 static int check_observation(
 	struct cistern *c, const struct cistern_run *run, const struct cistern_observation *o, uint64_t *len)
 {
-	const struct client_memory *m = find_memory(c, run->memory_id);
+	const struct client_memory *m = client_memory(c, run->memory_id);
 	uint64_t bytes = 0;
 
 	if (run->position)

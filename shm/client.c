@@ -173,10 +173,38 @@ static int fill_hello(struct cistern *c, const struct cistern_options *options, 
 	return 0;
 }
 
+int client_connect(struct cistern *c)
+{
+	int r;
+
+	c->socket = c->sq_ringer = c->cq_sleeper = -1;
+	r = client_dial(c->socket_path, CLIENT_HANDSHAKE_MS, &c->socket, c->error, sizeof(c->error));
+	if (r == 0)
+		r = shake_hands(c, &c->hello);
+	return r == 0 ? prepare(c) : r;
+}
+
+void client_disconnect(struct cistern *c)
+{
+	segment_fini(&c->segment);
+	arena_fini(&c->arena);
+	free(c->flights);
+	free(c->idle);
+	c->flights = NULL;
+	c->idle = NULL;
+	c->n_flights = c->n_idle = 0;
+	if (c->sq_ringer >= 0)
+		close(c->sq_ringer);
+	if (c->cq_sleeper >= 0)
+		close(c->cq_sleeper);
+	if (c->socket >= 0)
+		close(c->socket);
+	c->socket = c->sq_ringer = c->cq_sleeper = -1;
+}
+
 int cistern_connect(const struct cistern_options *options, struct cistern **out)
 {
 	static const struct cistern_options defaults = {0};
-	struct wire_hello hello;
 	struct cistern *c = calloc(1, sizeof(*c));
 	int r;
 
@@ -188,14 +216,14 @@ int cistern_connect(const struct cistern_options *options, struct cistern **out)
 	c->socket = c->sq_ringer = c->cq_sleeper = -1;
 	if (!options)
 		options = &defaults;
-	r = fill_hello(c, options, &hello);
+	r = fill_hello(c, options, &c->hello);
+	if (r == 0 && options->socket_path) {
+		c->socket_path = strdup(options->socket_path);
+		if (!c->socket_path)
+			r = client_fail(c, -ENOMEM, "out of memory");
+	}
 	if (r == 0)
-		r = client_dial(
-			options->socket_path, CLIENT_HANDSHAKE_MS, &c->socket, c->error, sizeof(c->error));
-	if (r == 0)
-		r = shake_hands(c, &hello);
-	if (r == 0)
-		r = prepare(c);
+		r = client_connect(c);
 	if (r < 0) {
 		snprintf(connect_error, sizeof(connect_error), "%s", c->error);
 		cistern_close(c);
@@ -205,22 +233,82 @@ int cistern_connect(const struct cistern_options *options, struct cistern **out)
 	return 0;
 }
 
+/* Registers with the new connection what the old one had. */
+static int register_again(struct cistern *fresh, struct cistern *c)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < c->n_models && r == 0; i++)
+		r = client_ask(fresh, c->models[i].message, c->models[i].message_len, -1, CLIENT_REGISTER_MS,
+			&c->models[i].wire_id);
+	for (uint32_t i = 0; i < c->n_memories && r == 0; i++) {
+		struct client_memory *m = &c->memories[i];
+		const struct client_model *model = client_model(c, m->model_id);
+		struct wire_register_memory w;
+
+		memcpy(&w, m->message, sizeof(w));
+		w.model_id = model->wire_id;
+		memcpy(m->message, &w, sizeof(w));
+		r = client_ask(fresh, m->message, m->message_len, m->fd, CLIENT_REGISTER_MS, &m->wire_id);
+	}
+	return r;
+}
+
+int cistern_reconnect(struct cistern *c)
+{
+	struct cistern *fresh = calloc(1, sizeof(*fresh));
+	int r;
+
+	if (!fresh)
+		return client_fail(c, -ENOMEM, "out of memory");
+	fresh->socket_path = c->socket_path;
+	fresh->hello = c->hello;
+	r = client_connect(fresh);
+	if (r == 0 && fresh->chunk_tokens != c->chunk_tokens)
+		r = client_fail(fresh, -ESTALE, "the daemon now has chunks of %u tokens, not %u",
+			fresh->chunk_tokens, c->chunk_tokens);
+	/* What was asked of the old connection is over, whatever comes. */
+	client_lost(c, true, "given up for a new connection");
+	if (r == 0)
+		r = register_again(fresh, c);
+	if (r < 0) {
+		/* A wire id of the half of it is of no use; nothing is asked before all is registered anew.
+		 */
+		client_fail(c, r == -ENOTCONN ? -ECONNREFUSED : r, "%s", fresh->error);
+		client_disconnect(fresh);
+		free(fresh);
+		return r == -ENOTCONN ? -ECONNREFUSED : r;
+	}
+	client_disconnect(c);
+	c->socket = fresh->socket;
+	c->sq_ringer = fresh->sq_ringer;
+	c->cq_sleeper = fresh->cq_sleeper;
+	c->segment = fresh->segment;
+	c->sq = fresh->sq;
+	c->cq = fresh->cq;
+	c->arena = fresh->arena;
+	c->flights = fresh->flights;
+	c->idle = fresh->idle;
+	c->n_flights = fresh->n_flights;
+	c->n_idle = fresh->n_idle;
+	c->gone = c->broken = c->watched = false;
+	c->looked_ns = 0;
+	free(fresh);
+	return 0;
+}
+
 void cistern_close(struct cistern *c)
 {
 	if (!c)
 		return;
-	segment_fini(&c->segment);
-	arena_fini(&c->arena);
-	free(c->flights);
-	free(c->idle);
+	client_disconnect(c);
+	for (uint32_t i = 0; i < c->n_models; i++)
+		client_forget_model(&c->models[i]);
+	for (uint32_t i = 0; i < c->n_memories; i++)
+		client_forget_memory(&c->memories[i]);
 	free(c->models);
 	free(c->memories);
-	if (c->sq_ringer >= 0)
-		close(c->sq_ringer);
-	if (c->cq_sleeper >= 0)
-		close(c->cq_sleeper);
-	if (c->socket >= 0)
-		close(c->socket);
+	free(c->socket_path);
 	free(c);
 }
 

@@ -28,18 +28,25 @@ struct flight {
 	bool live;
 };
 
-/* What was registered, for checking what refers to it. */
+/* What was registered: for checking what refers to it, and to be registered anew with another daemon. id is
+ * the engine's name for it, the same for the life of the handle; wire_id the daemon's. */
 struct client_model {
-	uint32_t id;
+	uint32_t id, wire_id;
 	uint32_t n_layouts;      /* layers x planes */
 	uint32_t key_head_bytes; /* one head of one token of plane 0 */
+	void *message;           /* as it was sent; malloc'd */
+	size_t message_len;
 };
 
 struct client_memory {
-	uint32_t id;
+	uint32_t id, wire_id;
+	uint32_t model_id;
 	uint32_t block_tokens;
 	uint32_t n_blocks;
 	uint32_t key_head_bytes; /* its model's */
+	int fd;                  /* a descriptor of our own */
+	void *message;
+	size_t message_len;
 };
 
 struct cistern {
@@ -58,6 +65,9 @@ struct cistern {
 	uint32_t n_models;
 	struct client_memory *memories;
 	uint32_t n_memories;
+	uint32_t last_id;  /* of a memory */
+	char *socket_path; /* as given; NULL: the default */
+	struct wire_hello hello;
 	uint32_t chunk_tokens;
 	uint32_t spin_us;
 	bool gone;         /* the daemon hung up, or broke the protocol */
@@ -66,6 +76,19 @@ struct cistern {
 	int64_t looked_ns; /* when the socket was last looked at */
 	char error[CLIENT_ERROR_MAX];
 };
+
+/* Connects by c->socket_path and c->hello and sets everything up but what was registered. c holds nothing of
+ * a connection before; after a failure client_disconnect is still to be called. */
+int client_connect(struct cistern *c);
+/* Lets go of the connection and what hangs on it, but not of what was registered. */
+void client_disconnect(struct cistern *c);
+/* Sends a registration and takes the id from its answer. fd -1: none. */
+int client_ask(struct cistern *c, const void *message, size_t len, int fd, int timeout_ms, uint32_t *id);
+void client_forget_memory(struct client_memory *m);
+void client_forget_model(struct client_model *m);
+/* By the engine's name for it, which is the daemon's too until a reconnection. NULL: not registered. */
+const struct client_memory *client_memory(const struct cistern *c, uint32_t id);
+const struct client_model *client_model(const struct cistern *c, uint32_t id);
 
 /* Keeps the sentence for cistern_error and returns status. */
 int client_fail(struct cistern *c, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -64,6 +64,14 @@ static bool may_attach(const struct config_namespace *n, uid_t uid)
 	return !n->n_uids && (uid == 0 || uid == geteuid());
 }
 
+void attach_name_space_id(const char *name, uint8_t out[16])
+{
+	XXH128_canonical_t id;
+
+	XXH128_canonicalFromHash(&id, XXH3_128bits(name, strlen(name)));
+	memcpy(out, id.digest, 16);
+}
+
 static int send_welcome(struct session *s, const struct wire_hello *hello)
 {
 	struct daemon *d = s->daemon;
@@ -103,7 +111,6 @@ static void on_hello(const struct received *m)
 	struct session *s = m->session;
 	const struct config_namespace *n;
 	struct wire_hello hello;
-	XXH128_canonical_t id;
 	int r;
 
 	if (s->attached || m->len != sizeof hello) {
@@ -134,8 +141,7 @@ static void on_hello(const struct received *m)
 		return;
 	}
 	memcpy(s->name_space_name, hello.name_space, sizeof s->name_space_name);
-	XXH128_canonicalFromHash(&id, XXH3_128bits(hello.name_space, strlen(hello.name_space)));
-	memcpy(s->name_space, id.digest, 16);
+	attach_name_space_id(hello.name_space, s->name_space);
 	s->tenant = (uint32_t)policies_find(s->daemon->policies, n->name);
 	r = send_welcome(s, &hello);
 	if (r) {
@@ -246,6 +252,11 @@ static void on_register_memory(const struct received *m)
 		refuse(s, -ENOSPC, "this connection has as many memories as it may");
 		return;
 	}
+	if (w.size_bytes > s->daemon->config->max_memory_bytes ||
+		s->memory_bytes > s->daemon->config->max_memory_bytes - w.size_bytes) {
+		refuse(s, -ENOSPC, "this connection would register more memory than it may (max_memory)");
+		return;
+	}
 	layouts = malloc(n * sizeof *layouts);
 	if (!layouts) {
 		refuse(s, -ENOMEM, "out of memory");
@@ -256,6 +267,8 @@ static void on_register_memory(const struct received *m)
 	r = mapping_new(model, &w, layouts, fd, &s->memories[slot], why, sizeof why);
 	close(fd);
 	free(layouts);
+	if (!r)
+		s->memory_bytes += w.size_bytes;
 	if (r)
 		refuse(s, r, why[0] ? why : strerror(-r));
 	else
@@ -277,6 +290,7 @@ static void on_unregister_memory(const struct received *m)
 		return;
 	}
 	s->memories[w.memory_id - 1] = NULL;
+	s->memory_bytes -= mapping->size_bytes;
 	if (mapping->n_refs > 1) {
 		s->leaving = mapping;
 		s->leaving_id = w.memory_id;

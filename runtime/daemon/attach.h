@@ -15,4 +15,7 @@ void attach_unregistered(struct session *s);
 /* The answer to a control command that took time; it is taken. NULL: out of memory. */
 void attach_answer(struct session *s, json_t *answer);
 
+/* What a namespace's name is called in keys and records: XXH3-128 of it. */
+void attach_name_space_id(const char *name, uint8_t out[16]);
+
 #endif

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/log.h"
 #include "runtime/daemon/attach.h"
@@ -19,14 +18,6 @@ static json_t *number(uint64_t n)
 static void set(json_t *object, const char *key, uint64_t v)
 {
 	json_object_set_new(object, key, number(v));
-}
-
-static void name_space_id(const char *name, uint8_t out[16])
-{
-	XXH128_canonical_t id;
-
-	XXH128_canonicalFromHash(&id, XXH3_128bits(name, strlen(name)));
-	memcpy(out, id.digest, 16);
 }
 
 json_t *control_store_object(const struct daemon *d)
@@ -69,7 +60,7 @@ static const char *name_of(const struct config *c, const uint8_t id[16])
 	for (uint32_t i = 0; i < c->n_namespaces; i++) {
 		uint8_t own[16];
 
-		name_space_id(c->namespaces[i].name, own);
+		attach_name_space_id(c->namespaces[i].name, own);
 		if (memcmp(own, id, 16) == 0)
 			return c->namespaces[i].name;
 	}
@@ -165,7 +156,7 @@ json_t *control_purge(struct daemon *d, uid_t uid, const json_t *request)
 	p = calloc(1, sizeof *p);
 	if (!p)
 		return NULL;
-	name_space_id(name, id);
+	attach_name_space_id(name, id);
 	p->wait.fn = purged;
 	p->session = d->asking;
 	d->asking->n_requests++;

@@ -15,6 +15,7 @@
 
 #include "base/address.h"
 #include "base/log.h"
+#include "runtime/daemon/attach.h"
 #include "runtime/daemon/gauges.h"
 
 enum {
@@ -43,7 +44,7 @@ static uint64_t now_us(void)
 
 /* The event's cookie: a session's address, whose low bits are free, with the source in them. */
 enum { SOURCE_MASK = 7 };
-_Static_assert((int)SOURCE_LEARN <= (int)SOURCE_MASK, "sources fit the free bits of an address");
+_Static_assert((int)SOURCE_PROCESS <= (int)SOURCE_MASK, "sources fit the free bits of an address");
 
 static struct epoll_event event_of(enum daemon_source source, struct session *s)
 {
@@ -163,6 +164,20 @@ static int open_store(struct daemon *d)
 	return daemon_watch(d, store_fd(d->store), SOURCE_STORE, NULL);
 }
 
+static int set_quotas(struct daemon *d)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < d->config->n_namespaces && !r; i++) {
+		const struct config_namespace *n = &d->config->namespaces[i];
+		uint8_t id[16];
+
+		attach_name_space_id(n->name, id);
+		r = cache_set_quota(d->cache, id, n->pool_quota, n->store_quota);
+	}
+	return r;
+}
+
 static int set_up(struct daemon *d)
 {
 	const struct config *c = d->config;
@@ -195,7 +210,9 @@ static int set_up(struct daemon *d)
 	if (!d->cache)
 		return -ENOMEM;
 	cache_count_on(d->cache, d->board);
-	r = open_store(d);
+	r = set_quotas(d);
+	if (!r)
+		r = open_store(d);
 	if (!r)
 		r = learn_new(d, &d->learn);
 	for (uint32_t i = 0; i < c->n_transforms && !r; i++)
@@ -322,6 +339,7 @@ static void handle_event(struct daemon *d, const struct epoll_event *event)
 		break;
 	case SOURCE_DOORBELL: session_rung(s); break;
 	case SOURCE_LEARN: learn_run(d->learn); break;
+	case SOURCE_PROCESS: session_close(s, "its process has ended"); break;
 	}
 }
 

@@ -75,7 +75,8 @@ enum daemon_source {
 	SOURCE_STORE,
 	SOURCE_SOCKET,
 	SOURCE_DOORBELL,
-	SOURCE_LEARN
+	SOURCE_LEARN,
+	SOURCE_PROCESS
 };
 int daemon_watch(struct daemon *d, int fd, enum daemon_source source, struct session *s);
 /* Stops and resumes listening for a session's messages; a hang-up is noticed all the same. */

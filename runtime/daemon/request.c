@@ -48,6 +48,7 @@ struct request {
 	const struct model *model;
 	uint8_t (*keys)[32]; /* [n_chunks] */
 	uint8_t parent[32];
+	uint64_t taken_bytes; /* of keys and blocks */
 	uint32_t *blocks;
 	uint32_t n_chunks; /* that are still wanted: a miss cuts it */
 	uint32_t next;     /* chunk to start next */
@@ -94,6 +95,7 @@ static void request_end(struct request *q)
 	if (q->observation)
 		observation_fini(q->observation);
 	free(q->observation);
+	s->taken_bytes -= q->taken_bytes;
 	free(q->keys);
 	free(q->blocks);
 	free(q);
@@ -599,7 +601,11 @@ static int request_take(struct request *q)
 		q->model = session_model(q->session, q->sqe.object);
 		r = q->model ? 0 : -ENOENT;
 	}
-	return r ? r : take_keys(q);
+	r = r ? r : take_keys(q);
+	q->taken_bytes = (q->keys ? (uint64_t)q->sqe.n_chunks * 32 : 0) +
+			 (q->blocks ? (uint64_t)q->sqe.n_blocks * sizeof *q->blocks : 0);
+	q->session->taken_bytes += q->taken_bytes;
+	return r;
 }
 
 /* LOOKUP, PIN and UNPIN take no time. */

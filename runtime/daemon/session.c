@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -15,6 +16,24 @@
 #include "shm/cistern.h"
 #include "shm/doorbell.h"
 #include "shm/message.h"
+
+/* Sockets tell of most deaths, but not when a child of the client's has inherited its end. */
+static void watch_process(struct session *s, pid_t pid)
+{
+#ifndef SO_PEERPIDFD
+	enum { SO_PEERPIDFD = 77 }; /* Linux 6.5 */
+#endif
+	socklen_t len = sizeof s->pidfd;
+
+	/* By number there is a moment in which it may have become another's; it is short, and the connection
+	 * new. */
+	if (getsockopt(s->socket, SOL_SOCKET, SO_PEERPIDFD, &s->pidfd, &len))
+		s->pidfd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	if (s->pidfd >= 0 && daemon_watch(s->daemon, s->pidfd, SOURCE_PROCESS, s)) {
+		close(s->pidfd);
+		s->pidfd = -1;
+	}
+}
 
 struct session *session_new(struct daemon *d, int socket, uint32_t id)
 {
@@ -34,6 +53,7 @@ struct session *session_new(struct daemon *d, int socket, uint32_t id)
 	s->uid = peer.uid;
 	s->since_ms = daemon_now_ms();
 	s->sq_doorbell = s->cq_doorbell = -1;
+	watch_process(s, peer.pid);
 	return s;
 }
 
@@ -64,6 +84,7 @@ void session_close(struct session *s, const char *why)
 		s->memories[i] = mapping_unref(s->memories[i]);
 	s->leaving = mapping_unref(s->leaving);
 	close_fd(&s->socket); /* which also takes it out of epoll */
+	close_fd(&s->pidfd);
 	close_fd(&s->sq_doorbell);
 	close_fd(&s->cq_doorbell);
 	segment_fini(&s->segment);
@@ -88,13 +109,21 @@ struct mapping *session_memory(const struct session *s, uint32_t id)
 	return id && id <= SESSION_MEMORIES_MAX ? s->memories[id - 1] : NULL;
 }
 
+/* As much is under way as may be, or there would be no room for the completions: the rest stays in the ring.
+ * What requests copied counts too, for many may name the same bytes of the arena. */
+static bool is_full(const struct session *s)
+{
+	return s->n_requests + s->n_backlog >= s->segment.cq_entries ||
+	       s->n_requests >= s->daemon->config->max_requests ||
+	       s->taken_bytes > 2 * s->segment.arena_bytes;
+}
+
 uint32_t session_consume(struct session *s, uint32_t limit)
 {
 	struct wire_sqe sqe;
 	uint32_t n = 0;
 
-	while (n < limit && !s->closed && s->attached &&
-		s->n_requests + s->n_backlog < s->segment.cq_entries) {
+	while (n < limit && !s->closed && s->attached && !is_full(s)) {
 		const int r = ring_pop(&s->sq, &sqe);
 
 		if (r < 0) {
@@ -119,7 +148,7 @@ bool session_sleep(struct session *s)
 
 	/* With as many requests in flight as there is room for completions nothing is taken; the end of one
 	 * brings the loop round again. */
-	if (s->closed || !s->attached || s->n_requests + s->n_backlog >= s->segment.cq_entries)
+	if (s->closed || !s->attached || is_full(s))
 		return false;
 	r = ring_sleep(&s->sq);
 	if (r < 0)
@@ -217,6 +246,8 @@ int session_pin(struct session *s, struct index_entry *e)
 {
 	int r;
 
+	if (s->n_pins == SESSION_PINS_MAX)
+		return -ENOSPC;
 	if (s->n_pins == s->pins_size) {
 		const size_t size = s->pins_size ? 2 * s->pins_size : 64;
 		struct index_entry **more = reallocarray(s->pins, size, sizeof *more);

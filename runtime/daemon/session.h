@@ -16,13 +16,14 @@
 
 struct daemon;
 
-enum { SESSION_MODELS_MAX = 16, SESSION_MEMORIES_MAX = 64 };
+enum { SESSION_MODELS_MAX = 16, SESSION_MEMORIES_MAX = 64, SESSION_PINS_MAX = 1 << 20 };
 
 struct session {
 	struct daemon *daemon;
 	struct session *next, *previous; /* all sessions */
 	uint32_t id;
 	int socket;
+	int pidfd; /* of the process that connected; -1: not to be had */
 	uid_t uid;
 	uint64_t since_ms;
 	bool attached; /* after WIRE_HELLO */
@@ -46,6 +47,8 @@ struct session {
 	uint32_t n_requests;      /* in flight */
 	struct wire_cqe *backlog; /* completions that found the ring full */
 	uint32_t n_backlog, backlog_size;
+	uint64_t memory_bytes;     /* registered */
+	uint64_t taken_bytes;      /* of keys and block tables that its requests in flight have copied */
 	struct index_entry **pins; /* that this connection keeps from eviction */
 	size_t n_pins, pins_size;
 	uint64_t n_lost_seen; /* as of the last SYNC */
