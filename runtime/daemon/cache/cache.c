@@ -221,8 +221,12 @@ void set_record(struct cache *c, struct index_entry *e, void *record)
 	count(c, e, 1);
 	c->stats.n_in_pool++;
 	share_of(c, e)->pool_bytes += pages_of(record_bytes(e->frame_bytes));
-	if (!e->dead)
-		evict_insert(&c->in_pool, index_number(c->index, e));
+	if (e->dead)
+		return;
+	evict_insert(&c->in_pool, index_number(c->index, e));
+	/* What proved itself in the one tier need not do so again in the other. */
+	if (e->on_disk.queue == EVICT_MAIN)
+		evict_touch(&c->in_pool, index_number(c->index, e));
 }
 
 static void leave_pool(struct cache *c, struct index_entry *e, bool is_dropped)
@@ -259,6 +263,8 @@ void set_location(struct cache *c, struct index_entry *e, const struct store_loc
 	c->stats.n_on_disk++;
 	share_of(c, e)->store_bytes += pages_of(record_bytes(e->frame_bytes));
 	evict_insert(&c->on_disk, index_number(c->index, e));
+	if (e->in_pool.queue == EVICT_MAIN)
+		evict_touch(&c->on_disk, index_number(c->index, e));
 }
 
 static void leave_disk(struct cache *c, struct index_entry *e, bool is_dropped)
@@ -292,6 +298,13 @@ void drop_location(struct cache *c, struct index_entry *e, bool is_dropped)
 	if (c->store)
 		store_forget(c->store, &l);
 	clear_location(c, e, is_dropped);
+	if (e->record && !e->dead) {
+		struct store_record what;
+
+		store_describe(e->record, &what);
+		what.location = (struct store_location){0};
+		store_draft(e->record, &what);
+	}
 }
 
 void bury(struct cache *c, struct index_entry *e)
@@ -387,6 +400,9 @@ struct index_entry *cache_find(struct cache *c, const struct index_key *id)
 	if (e) {
 		evict_touch(&c->in_pool, index_number(c->index, e));
 		evict_touch(&c->on_disk, index_number(c->index, e));
+		/* It had gone from the disk for want of use. */
+		if (e->record && !e->page && !e->writing && e->on_disk.queue == EVICT_OUT)
+			queue_write(c, e);
 	}
 	c->stats.n_hits += e != NULL;
 	c->stats.n_misses += e == NULL;
