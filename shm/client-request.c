@@ -259,7 +259,6 @@ int cistern_observe(struct cistern *c, const struct cistern_run *run, const stru
 {
 	struct wire_sqe sqe = {
 		.op = WIRE_OBSERVE,
-		.object = run->memory_id,
 		.n_tokens = run->n_tokens,
 		.block_offset = run->block_offset,
 	};
@@ -280,6 +279,7 @@ int cistern_observe(struct cistern *c, const struct cistern_run *run, const stru
 		r = check_observation(c, run, o, &len);
 	if (r < 0)
 		return r;
+	sqe.object = client_memory(c, run->memory_id)->wire_id;
 	g.parts[0].data = &head;
 	g.parts[0].len = sizeof head;
 	g.parts[1].data = o->positions;
