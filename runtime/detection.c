@@ -76,15 +76,14 @@ static int fill_rope(
 }
 
 int detection_score(struct detection *d, const struct codec_chunk *chunk,
-	const struct sinks_detector *detector, const float **scores_out, const uint16_t **top_out)
+	const struct sinks_detector *detector, const float **scores_out)
 {
 	const struct sinks_view *v = &detector->view;
 	const size_t n = chunk->n_tokens;
 	const uint32_t heads = v->n_heads[0] > v->n_heads[1] ? v->n_heads[0] : v->n_heads[1];
 	struct token_statistic *statistics = scratch_get(&d->statistics, n * heads * sizeof *statistics);
 	float *features = scratch_get(&d->features, n * v->n_features * sizeof *features);
-	float *scores = scratch_get(&d->scores, n * (sizeof *scores + sizeof **top_out));
-	uint16_t *top = scores ? (uint16_t *)(scores + n) : NULL;
+	float *scores = scratch_get(&d->scores, n * sizeof *scores);
 
 	if (!statistics || !features || !scores)
 		return -ENOMEM;
@@ -104,10 +103,15 @@ int detection_score(struct detection *d, const struct codec_chunk *chunk,
 			sinks_features(v, l, p, (const float *)statistics, n, features);
 		}
 	}
-	sinks_score(detector, features, n, scores, top);
+	sinks_score(detector, features, n, scores);
 	*scores_out = scores;
-	*top_out = top;
 	return 0;
+}
+
+uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector, uint16_t token)
+{
+	return sinks_top(
+		detector, (const float *)d->features.data + (size_t)token * detector->view.n_features);
 }
 
 void detection_by_layer(

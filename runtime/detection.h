@@ -19,10 +19,13 @@ struct detection *detection_free(struct detection *d);
 size_t detection_scratch_bytes(const struct detection *d);
 void detection_trim(struct detection *d);
 
-/* Scores a chunk's tokens: *scores and *top, [n_tokens], are valid until the next call on d. The detector
- * must be of the chunk's geometry. -ENOMEM. */
+/* Scores a chunk's tokens: *scores, [n_tokens], are valid until the next call on d. The detector must be of
+ * the chunk's geometry. -ENOMEM. */
 int detection_score(struct detection *d, const struct codec_chunk *chunk,
-	const struct sinks_detector *detector, const float **scores, const uint16_t **top);
+	const struct sinks_detector *detector, const float **scores);
+
+/* Of the tokens scored last, one: the feature that added most. */
+uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector, uint16_t token);
 
 /* Of the tokens scored last: what each layer of the view added to the score. out: [n_layers, n_tokens]. */
 void detection_by_layer(

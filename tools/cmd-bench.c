@@ -7,7 +7,7 @@
 #include "tools/cistern.h"
 
 static const char usage[] =
-	"Usage: cistern bench ipc|codec|evict|index|online|rate|store [--json] [options]\n"
+	"Usage: cistern bench ipc|codec|evict|index|online|rate|sinks|store [--json] [options]\n"
 	"\n"
 	"Measures, each figure beside its floor in the same run.\n"
 	"\n"
@@ -17,6 +17,7 @@ static const char usage[] =
 	"  index    looking up chains among a million chunks, and a restart with them\n"
 	"  online   how soon a daemon learns a transform as good as a calibrated one\n"
 	"  rate     ratio against loss, beside other codecs and the bound\n"
+	"  sinks    how well attention sinks are found, what that is worth and costs\n"
 	"  store    records to disk and back\n"
 	"\n"
 	"`cistern bench NAME --help` has each one's options.\n";
@@ -49,7 +50,7 @@ int cmd_bench(int argc, char **argv)
 		int (*run)(int argc, char **argv);
 	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"evict", bench_evict},
 		{"index", bench_index}, {"online", bench_online}, {"rate", bench_rate},
-		{"store", bench_store}};
+		{"sinks", bench_sinks}, {"store", bench_store}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);

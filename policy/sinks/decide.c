@@ -26,7 +26,6 @@ static struct sinks_finding judge(const struct sinks_rules *rules, const struct 
 		f.score = e->scores[t];
 		f.threshold = e->trained ? e->threshold : (float)rules->unusual;
 		f.reason = e->trained ? SINKS_FORETOLD : SINKS_UNUSUAL;
-		f.feature = e->top ? e->top[t] : 0;
 	}
 	/* Attention that was seen settles the matter, either way. */
 	if (e->seen && !isnan(e->seen[t])) {

@@ -23,7 +23,6 @@ struct sinks_evidence {
 	size_t n_tokens;
 	const float *seen; /* [n_tokens], log of multiples of the uniform share; NAN: not seen; NULL: none */
 	const float *scores;   /* [n_tokens], of a detector; NULL: none */
-	const uint16_t *top;   /* [n_tokens], the feature behind each */
 	bool trained;          /* what the scores mean */
 	float threshold;       /* trained: the detector's */
 	const uint8_t *before; /* [n_tokens], whether it was a sink; NULL: not known */
@@ -40,7 +39,7 @@ enum sinks_reason {
 struct sinks_finding {
 	uint16_t token;
 	uint8_t reason;
-	uint16_t feature;
+	uint16_t feature; /* for the caller to set: sinks_top() of the token */
 	float score;
 	float threshold;
 };

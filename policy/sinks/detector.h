@@ -51,10 +51,11 @@ struct sinks_detector *sinks_detector_unref(struct sinks_detector *d);
 void sinks_features(const struct sinks_view *view, uint32_t layer_index, uint32_t plane,
 	const float *statistics, size_t n_tokens, float *features);
 
-/* Scores [n_tokens] from features; top (may be NULL): the feature that added most to each. Values that are
- * not finite count as far out. */
-void sinks_score(
-	const struct sinks_detector *d, const float *features, size_t n_tokens, float *scores, uint16_t *top);
+/* Scores [n_tokens] from features. Values that are not finite count as far out. */
+void sinks_score(const struct sinks_detector *d, const float *features, size_t n_tokens, float *scores);
+
+/* The feature that added most to the score of one token. */
+uint16_t sinks_top(const struct sinks_detector *d, const float *features);
 
 /* What the view's layer l adds to a token's score; cold, how far out its mean signal lies there. */
 float sinks_layer_score(const struct sinks_detector *d, const float *features, uint32_t l);

@@ -271,7 +271,7 @@ static void add_cold(struct sinks_learner *l, const float *features)
 {
 	float score;
 
-	sinks_score(l->basis, features, 1, &score, NULL);
+	sinks_score(l->basis, features, 1, &score);
 	l->cold_n++;
 	l->cold_sum += (double)score;
 	l->cold_square += (double)score * (double)score;
@@ -395,7 +395,7 @@ static float *sorted_scores(const struct sinks_detector *d, const struct rows *r
 	float *scores = malloc((r->n + 1) * sizeof *scores);
 
 	if (scores) {
-		sinks_score(d, r->features, r->n, scores, NULL);
+		sinks_score(d, r->features, r->n, scores);
 		qsort(scores, r->n, sizeof *scores, by_value);
 	}
 	return scores;
@@ -443,7 +443,7 @@ static float correlation(const struct sinks_learner *l, const struct sinks_detec
 			const double y = (double)rows[k]->attention[i];
 			float score;
 
-			sinks_score(d, rows[k]->features + i * d->view.n_features, 1, &score, NULL);
+			sinks_score(d, rows[k]->features + i * d->view.n_features, 1, &score);
 			n++;
 			x1 += (double)score;
 			x2 += (double)score * (double)score;

@@ -2,11 +2,11 @@
 
 void sinks_view_init(struct sinks_view *view, const struct geometry *g)
 {
-	/* Half of a shallow model's layers: there they make up most of the work. */
-	const uint32_t half = (g->n_layers + 1) / 2;
+	/* A third of a shallow model's layers: there they make up most of the work. */
+	const uint32_t third = (g->n_layers + 2) / 3;
 
 	*view = (struct sinks_view){
-		.n_planes = g->n_planes, .n_layers = half < SINKS_LAYERS_MAX ? half : SINKS_LAYERS_MAX};
+		.n_planes = g->n_planes, .n_layers = third < SINKS_LAYERS_MAX ? third : SINKS_LAYERS_MAX};
 	for (uint32_t i = 0; i < view->n_layers; i++)
 		view->layers[i] = (i + 1) * g->n_layers / view->n_layers - 1;
 	for (uint32_t i = 0; i < g->n_planes; i++) {

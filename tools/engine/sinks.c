@@ -23,13 +23,22 @@ enum {
 	PLANTED_MAX = 2,
 	WINDOW = 128,
 	FIRST = 4,
+	TIMES_MAX = 4096,
 };
 
 /* Ways to protect tokens. */
-enum way { NOTHING, FIRST_4, COLD, TRAINED, OBSERVED, ORACLE, WAYS };
-static const char *const way_names[WAYS] = {"nothing", "first 4", "cold", "trained", "observed", "oracle"};
+enum way { NOTHING, FIRST_4, COLD, TRAINED, OBSERVED, ORACLE, FIRST_AS_MANY, WAYS };
+static const char *const way_names[WAYS] = {
+	"nothing", "first_4", "cold", "trained", "observed", "oracle", "first_as_many"};
 enum { RUNGS = 3 };
 static const double rungs[RUNGS] = {8, 16, 32};
+
+static int by_rising(const void *a, const void *b)
+{
+	const double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
 
 struct tally {
 	uint64_t sinks, found, attended, attended_found, others, mistaken, planted, planted_found, protected;
@@ -53,7 +62,19 @@ struct judge {
 	struct evaluation worth[2][RUNGS][WAYS]; /* ordinary text; planted */
 	double frame_bytes[2][RUNGS][WAYS], raw_bytes[2];
 	uint32_t n_ordinary, n_planted;
+	double search_ns[TIMES_MAX], encode_ns[TIMES_MAX]; /* of a chunk */
+	size_t n_search, n_encode;
 };
+
+static double now_ns(void)
+{
+	return engine_now_ms() * 1e6;
+}
+
+static double median(double *times, size_t n)
+{
+	return n ? (qsort(times, n, sizeof *times, by_rising), times[n / 2]) : 0;
+}
 
 static struct codec_chunk chunk_at(const struct judge *j, const struct kv_table *table, uint32_t chunk)
 {
@@ -197,6 +218,7 @@ static int classify(struct judge *j, enum way way, const struct truth *t, const 
 			.trained = detector->trained,
 			.threshold = detector->threshold};
 		uint8_t *mine = classes + c * FORWARD_CHUNK;
+		double start;
 		int r;
 
 		policy_classify(&policy, chunk.position, FORWARD_CHUNK, PROMPT, mine);
@@ -204,12 +226,15 @@ static int classify(struct judge *j, enum way way, const struct truth *t, const 
 			for (uint32_t i = 0; i < FORWARD_CHUNK; i++)
 				if (t->sink[c * FORWARD_CHUNK + i])
 					mine[i] = TOKEN_SINK;
-		if (way == NOTHING || way == FIRST_4 || way == ORACLE)
+		if (way == NOTHING || way == FIRST_4 || way == ORACLE || way == FIRST_AS_MANY)
 			continue;
-		r = detection_score(j->detection, &chunk, detector, &evidence.scores, &evidence.top);
+		start = now_ns();
+		r = detection_score(j->detection, &chunk, detector, &evidence.scores);
 		if (r)
 			return r;
 		sinks_decide(&j->rules, &evidence, mine, findings);
+		if (j->n_search < TIMES_MAX)
+			j->search_ns[j->n_search++] = now_ns() - start;
 		for (uint32_t i = 0; i < FORWARD_CHUNK && scores; i++) {
 			const float seen =
 				evidence.seen ? evidence.seen[i] - logf((float)j->rules.multiple) : NAN;
@@ -266,12 +291,15 @@ static int weigh(
 		const struct codec_options options = {.transform = j->transform,
 			.rung = transform_rung(j->transform, rungs[rung]),
 			.classes = classes + c * FORWARD_CHUNK};
+		const double start = now_ns();
 		uint8_t *frame;
 		size_t len;
 		int r = codec_encode(j->codec, &from, &options, &frame, &len, NULL);
 
 		if (r)
 			return r;
+		if (rungs[rung] == 16 && j->n_encode < TIMES_MAX)
+			j->encode_ns[j->n_encode++] = now_ns() - start;
 		j->frame_bytes[planted][rung][way] += (double)len;
 		r = codec_decode(j->codec, frame, len, j->transform, &to, 0, j->g.n_layers);
 		free(frame);
@@ -280,6 +308,19 @@ static int weigh(
 	}
 	return evaluate_probe(j->e.forward, j->e.model, j->e.cache, &j->table, &j->other, &prompt, &probe,
 		&j->worth[planted][rung][way]);
+}
+
+/* As many tokens as others protect as sinks, but the first ones. */
+static void classify_first(const uint8_t *others, uint8_t *classes)
+{
+	struct policy policy;
+
+	policy_init(&policy);
+	policy.sink_tokens = 0;
+	policy.window_tokens = WINDOW;
+	for (uint32_t t = 0; t < PROMPT; t++)
+		policy.sink_tokens += others[t] == TOKEN_SINK;
+	policy_classify(&policy, 0, PROMPT, PROMPT, classes);
 }
 
 static int judge_sequence(struct judge *j, int planted, const uint32_t *tokens)
@@ -293,11 +334,12 @@ static int judge_sequence(struct judge *j, int planted, const uint32_t *tokens)
 		return r;
 	/* An engine that has computed the prompt has its queries, and none of what follows. */
 	r = observe(j, &j->table, &t, PROMPT, resting);
-	for (int way = 0; way < WAYS && !r; way++) {
+	for (int way = 0; way < FIRST_AS_MANY && !r; way++) {
 		r = classify(j, (enum way)way, &t, resting, classes[way], scores);
 		if (!r && way >= COLD && way <= OBSERVED)
 			r = count(j, (enum way)way, &t, classes[way], scores, tokens);
 	}
+	classify_first(classes[TRAINED], classes[FIRST_AS_MANY]);
 	j->raw_bytes[planted] += (double)geometry_token_bytes(&j->g) * PROMPT;
 	for (int rung = 0; rung < RUNGS && !r && j->transform; rung++)
 		for (int way = 0; way < WAYS && !r; way++)
@@ -365,7 +407,7 @@ static json_t *worth_array(const struct judge *j, int planted)
 	return array;
 }
 
-static int report(const struct judge *j)
+static int report(struct judge *j)
 {
 	const struct sinks_detector *d = j->trained;
 	json_t *object = json_pack("{s:i, s:i, s:{s:I, s:f, s:f, s:f, s:f}}", "ordinary_sequences",
@@ -373,12 +415,19 @@ static int report(const struct judge *j)
 		(json_int_t)d->n_observed, "correlation", (double)d->correlation, "caught", (double)d->caught,
 		"mistaken", (double)d->mistaken, "threshold", (double)d->threshold);
 	json_t *found = json_object();
+	const double search = median(j->search_ns, j->n_search), encode = median(j->encode_ns, j->n_encode);
 	int r;
 
 	for (int way = COLD; way <= OBSERVED; way++)
 		json_object_set_new(found, way_names[way], tally_object(&j->tally[way]));
 	json_object_set_new(object, "found", found);
+	json_object_set_new(object, "rules",
+		json_pack("{s:f, s:f, s:f}", "budget", j->rules.budget, "multiple", j->rules.multiple,
+			"unusual", j->rules.unusual));
 	if (j->transform) {
+		json_object_set_new(object, "cost",
+			json_pack("{s:f, s:f, s:f}", "search_us", search / 1e3, "encode_us", encode / 1e3,
+				"share", search / encode));
 		json_object_set_new(object, "ordinary", worth_array(j, 0));
 		json_object_set_new(object, "planted", worth_array(j, 1));
 	}

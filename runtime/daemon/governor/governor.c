@@ -261,7 +261,7 @@ void governor_plan(struct governor *g, uint32_t tenant, const struct model *mode
 static int score(struct plan *plan, const struct codec_chunk *chunk, struct sinks_evidence *evidence)
 {
 	const struct sinks_detector *d = plan->detector;
-	int r = detection_score(plan->detection, chunk, d, &evidence->scores, &evidence->top);
+	int r = detection_score(plan->detection, chunk, d, &evidence->scores);
 
 	if (r)
 		return r;
@@ -298,6 +298,8 @@ int plan_classify(struct plan *plan, const struct codec_chunk *chunk, uint64_t s
 	if (r)
 		return r;
 	n = sinks_decide(&rules, &evidence, classes, findings ? findings : unkept);
+	for (size_t i = 0; i < n && findings && evidence.scores; i++)
+		findings[i].feature = detection_top(plan->detection, plan->detector, findings[i].token);
 	if (plan->record) {
 		plan->record->n_findings = (uint32_t)n;
 		plan->record->position = chunk->position;
