@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/hex.h"
 #include "policy/fields.h"
 #include "tests/integration/engine.h"
 #include "tools/private-daemon.h"
@@ -348,11 +349,104 @@ static void many_changes_under_load(void **state)
 	private_daemon_stop(&d);
 }
 
+/* ---- no chunk sees half a policy ---- */
+
+enum { PAIRS = 40 };
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Of the load's chunks, whose run has four: the first shows sinks, and each its version. */
+static void check_decisions(const struct private_daemon *d, const uint32_t *wanted)
+{
+	json_t *answer = control(d, "{\"command\":\"decisions\"}"), *item;
+	size_t i, n = 0;
+
+	json_array_foreach(json_object_get(answer, "chunks"), i, item)
+	{
+		const long version = (long)json_integer_value(json_object_get(item, "policy_version"));
+
+		if (json_integer_value(json_object_get(item, "position")))
+			continue;
+		assert_true(version > 0 && version < 2 + PAIRS);
+		assert_int_equal(json_integer_value(json_object_get(item, "sinks")), wanted[version]);
+		n++;
+	}
+	assert_true(n > 10);
+	json_decref(answer);
+}
+
+/* sink_tokens and window_tokens are always set together: n and 2 n. The run is one chunk, so a frame shows
+ * both. */
+static void no_chunk_sees_half_a_policy(void **state)
+{
+	const struct private_daemon_options options = {
+		.no_store = 1, .policy_lines = "sink_search = off\nsink_tokens = 1\nwindow_tokens = 2"};
+	struct private_daemon d;
+	struct engine e;
+	int stop[2], status;
+	uint32_t wanted[2 * PAIRS + 2] = {0, 1};
+	pid_t pid;
+
+	(void)state;
+	assert_int_equal(private_daemon_start(&d, &options), 0);
+	assert_int_equal(pipe2(stop, O_NONBLOCK), 0);
+	fflush(NULL);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		load(d.socket, stop[0]);
+		_exit(0);
+	}
+	engine_open(&e, d.socket, 2);
+	for (uint32_t i = 0; i < PAIRS; i++) {
+		const uint32_t n = 1 + random_below(60);
+		const uint64_t began = now_ms();
+		char request[300], key[65];
+		json_t *answer;
+		const json_t *frame;
+		long given;
+
+		snprintf(request, sizeof request,
+			"{\"command\":\"policy-set\",\"set\":{\"sink_tokens\":%u,\"window_tokens\":%u}}", n,
+			2 * n);
+		answer = control(&d, request);
+		given = (long)json_integer_value(json_object_get(answer, "version"));
+		assert_true(given == 2 + (long)i);
+		wanted[given] = n;
+		json_decref(answer);
+		/* Of the chunks that are begun from here on, the first is made under the new policy. */
+		engine_prefill(&e, 100 + i, E_CHUNK);
+		assert_int_equal(engine_put(&e, E_CHUNK).status, 0);
+		assert_true(now_ms() - began < 2000);
+		hex_write(e.keys[0].bytes, 32, key);
+		snprintf(request, sizeof request, "{\"command\":\"inspect\",\"key\":\"%s\"}", key);
+		answer = control(&d, request);
+		frame = json_object_get(answer, "frame");
+		assert_int_equal(json_integer_value(json_object_get(frame, "policy_version")), given);
+		assert_int_equal(json_integer_value(json_object_get(frame, "raw_tokens")), 3 * n);
+		json_decref(answer);
+	}
+	check_decisions(&d, wanted);
+	engine_close(&e);
+	assert_int_equal(write(stop[1], "x", 1), 1);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	close(stop[0]);
+	close(stop[1]);
+	private_daemon_stop(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(set_get_reset),
 		cmocka_unit_test(saved_and_read_again), cmocka_unit_test(signal_reads_the_file_anew),
-		cmocka_unit_test(many_changes_under_load)};
+		cmocka_unit_test(no_chunk_sees_half_a_policy), cmocka_unit_test(many_changes_under_load)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
