@@ -20,6 +20,7 @@ int cmd_plan(int argc, char **argv);
 int cmd_purge(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_policy(int argc, char **argv);
+int cmd_policy_simulate(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 

@@ -8,8 +8,8 @@
 
 #include "base/file.h"
 #include "runtime/daemon/frame-json.h"
-#include "shm/cistern.h"
 #include "tools/cistern.h"
+#include "tools/operate/ask.h"
 #include "tools/plot.h"
 
 static const char usage[] =
@@ -25,30 +25,6 @@ static const char usage[] =
 	"  -s, --socket PATH   the daemon's socket (default: $CISTERN_SOCKET, else\n"
 	"                      /run/cistern/cistern.sock)\n"
 	"      --json          one JSON object\n";
-
-static json_t *ask(const char *socket, json_t *request)
-{
-	char *text = json_dumps(request, JSON_COMPACT), *answer = NULL;
-	json_t *object;
-
-	json_decref(request);
-	if (!text || cistern_control(socket, text, &answer, 5000)) {
-		fprintf(stderr, "cistern inspect: %s\n", text ? cistern_error(NULL) : "out of memory");
-		free(text);
-		return NULL;
-	}
-	free(text);
-	object = json_loads(answer, 0, NULL);
-	free(answer);
-	if (!json_is_true(json_object_get(object, "ok"))) {
-		const char *why = json_string_value(json_object_get(object, "error"));
-
-		fprintf(stderr, "cistern inspect: %s\n", why ? why : "the daemon's answer is not JSON");
-		json_decref(object);
-		return NULL;
-	}
-	return object;
-}
 
 static json_t *from_file(const char *path)
 {
@@ -68,11 +44,6 @@ static json_t *from_file(const char *path)
 		return NULL;
 	}
 	return json_pack("{s:b, s:n, s:o}", "ok", 1, "decision", "frame", frame);
-}
-
-static double number(const json_t *o, const char *key)
-{
-	return json_number_value(json_object_get(o, key));
 }
 
 static void print_classes(const json_t *runs)
@@ -97,11 +68,12 @@ static void print_frame(const json_t *f)
 	const json_t *mean = json_object_get(f, "mean_error"), *worst = json_object_get(f, "worst_error");
 
 	printf("chunk      %s\n", json_string_value(json_object_get(f, "key")));
-	printf("tokens     %.0f from position %.0f, %.0f of them kept bit-exact\n", number(f, "tokens"),
-		number(f, "position"), number(f, "raw_tokens"));
-	printf("frame      %.0f bytes of %.0f (%.1fx), rung %.0f, policy version %.0f\n", number(f, "bytes"),
-		number(f, "raw_bytes"), number(f, "raw_bytes") / number(f, "bytes"), number(f, "rung"),
-		number(f, "policy_version"));
+	printf("tokens     %.0f from position %.0f, %.0f of them kept bit-exact\n", ask_number(f, "tokens"),
+		ask_number(f, "position"), ask_number(f, "raw_tokens"));
+	printf("frame      %.0f bytes of %.0f (%.1fx), rung %.0f, policy version %.0f\n",
+		ask_number(f, "bytes"), ask_number(f, "raw_bytes"),
+		ask_number(f, "raw_bytes") / ask_number(f, "bytes"), ask_number(f, "rung"),
+		ask_number(f, "policy_version"));
 	printf("error      mean %.4f, %.4f (k, v), worst %.4f, %.4f, of the coded tokens\n",
 		json_number_value(json_array_get(mean, 0)), json_number_value(json_array_get(mean, 1)),
 		json_number_value(json_array_get(worst, 0)), json_number_value(json_array_get(worst, 1)));
@@ -113,14 +85,14 @@ static void print_sink(const json_t *s)
 {
 	const json_t *signal = json_object_get(s, "signal");
 
-	printf("  %8.0f  %-10s", number(s, "position"), json_string_value(json_object_get(s, "reason")));
+	printf("  %8.0f  %-10s", ask_number(s, "position"), json_string_value(json_object_get(s, "reason")));
 	if (json_object_get(s, "score"))
-		printf(" %6.2f over %5.2f", number(s, "score"), number(s, "threshold"));
+		printf(" %6.2f over %5.2f", ask_number(s, "score"), ask_number(s, "threshold"));
 	if (signal)
 		printf("  %s of %s in layer %.0f, heads %.0f",
 			json_string_value(json_object_get(signal, "kind")),
-			json_string_value(json_object_get(signal, "plane")), number(signal, "layer"),
-			number(signal, "head_group"));
+			json_string_value(json_object_get(signal, "plane")), ask_number(signal, "layer"),
+			ask_number(signal, "head_group"));
 	putchar('\n');
 }
 
@@ -140,7 +112,7 @@ static void print_decision(const json_t *d)
 
 static int list(const char *socket, bool json)
 {
-	json_t *answer = ask(socket, json_pack("{s:s}", "command", "decisions")), *item;
+	json_t *answer = ask("inspect", socket, json_pack("{s:s}", "command", "decisions"), 5000), *item;
 	size_t i;
 
 	if (!answer)
@@ -151,9 +123,9 @@ static int list(const char *socket, bool json)
 	}
 	json_array_foreach(json_object_get(answer, "chunks"), i, item)
 		printf("%.16s  position %7.0f  %4.0f tokens  %3.0f sinks  rung %2.0f  policy %.0f\n",
-			json_string_value(json_object_get(item, "key")), number(item, "position"),
-			number(item, "tokens"), number(item, "sinks"), number(item, "rung"),
-			number(item, "policy_version"));
+			json_string_value(json_object_get(item, "key")), ask_number(item, "position"),
+			ask_number(item, "tokens"), ask_number(item, "sinks"), ask_number(item, "rung"),
+			ask_number(item, "policy_version"));
 	json_decref(answer);
 	return EXIT_SUCCESS;
 }
@@ -209,7 +181,8 @@ int cmd_inspect(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	answer = stat(argv[optind], &st)
-			 ? ask(socket, json_pack("{s:s, s:s}", "command", "inspect", "key", argv[optind]))
+			 ? ask("inspect", socket,
+				   json_pack("{s:s, s:s}", "command", "inspect", "key", argv[optind]), 5000)
 			 : from_file(argv[optind]);
 	return answer ? show(answer, plot, json) : EXIT_FAILURE;
 }

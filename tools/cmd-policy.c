@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shm/cistern.h"
 #include "tools/cistern.h"
+#include "tools/operate/ask.h"
 
 static const char usage[] =
 	"Usage: cistern policy get   [NAMESPACE] [FIELD]     what is in force\n"
@@ -13,6 +13,7 @@ static const char usage[] =
 	"       cistern policy reset [NAMESPACE] [FIELD...]  back to what the configuration says\n"
 	"       cistern policy save                          keep it: write the daemon's policy_file\n"
 	"       cistern policy list                          all fields, with ranges and units\n"
+	"       cistern policy simulate --help               a policy tried on captured KV\n"
 	"\n"
 	"A change holds from the next chunk on, for new chunks; it is made whole or not at all. The "
 	"namespace is\n"
@@ -29,29 +30,9 @@ struct call {
 	char **argv;
 };
 
-/* The daemon's answer, or NULL after a line on stderr. Takes the request. */
-static json_t *ask(const struct call *call, json_t *request)
+static json_t *ask_daemon(const struct call *call, json_t *request)
 {
-	char *text = json_dumps(request, JSON_COMPACT), *answer = NULL;
-	json_t *object = NULL;
-
-	json_decref(request);
-	if (!text || cistern_control(call->socket, text, &answer, 5000)) {
-		fprintf(stderr, "cistern policy: %s\n", text ? cistern_error(NULL) : "out of memory");
-		free(text);
-		return NULL;
-	}
-	free(text);
-	object = json_loads(answer, 0, NULL);
-	free(answer);
-	if (!json_is_true(json_object_get(object, "ok"))) {
-		const char *why = json_string_value(json_object_get(object, "error"));
-
-		fprintf(stderr, "cistern policy: %s\n", why ? why : "the daemon's answer is not JSON");
-		json_decref(object);
-		return NULL;
-	}
-	return object;
+	return ask("policy", call->socket, request, 5000);
 }
 
 /* Prints the answer as JSON if that is wanted: true, and then it is gone. */
@@ -100,7 +81,7 @@ static int get(struct call *call)
 	}
 	if (call->argc)
 		json_object_set_new(request, "namespace", json_string(call->argv[0]));
-	answer = ask(call, request);
+	answer = ask_daemon(call, request);
 	if (!answer)
 		return EXIT_FAILURE;
 	item = json_array_get(json_object_get(answer, "policies"), 0);
@@ -133,7 +114,7 @@ static const char *take_name_space(struct call *call)
 
 static int tell_change(const struct call *call, json_t *request)
 {
-	json_t *answer = ask(call, request);
+	json_t *answer = ask_daemon(call, request);
 
 	if (!answer)
 		return EXIT_FAILURE;
@@ -180,7 +161,7 @@ static int set(struct call *call)
 
 static bool is_field(const struct call *call, const char *word)
 {
-	json_t *answer = ask(call, json_pack("{s:s}", "command", "policy-list")), *item;
+	json_t *answer = ask_daemon(call, json_pack("{s:s}", "command", "policy-list")), *item;
 	bool found = false;
 	size_t i;
 
@@ -209,7 +190,7 @@ static int save(struct call *call)
 
 	if (call->argc)
 		return EXIT_USAGE;
-	answer = ask(call, json_pack("{s:s}", "command", "policy-save"));
+	answer = ask_daemon(call, json_pack("{s:s}", "command", "policy-save"));
 	if (!answer)
 		return EXIT_FAILURE;
 	if (printed(call, answer))
@@ -240,7 +221,7 @@ static int list(struct call *call)
 
 	if (call->argc)
 		return EXIT_USAGE;
-	answer = ask(call, json_pack("{s:s}", "command", "policy-list"));
+	answer = ask_daemon(call, json_pack("{s:s}", "command", "policy-list"));
 	if (!answer)
 		return EXIT_FAILURE;
 	if (printed(call, answer))
@@ -268,6 +249,8 @@ int cmd_policy(int argc, char **argv)
 	struct call call = {0};
 	int option, status = EXIT_USAGE;
 
+	if (argc > 1 && !strcmp(argv[1], "simulate"))
+		return cmd_policy_simulate(argc - 1, argv + 1);
 	optind = 1;
 	while ((option = getopt_long(argc, argv, "s:", options, NULL)) != -1)
 		switch (option) {
