@@ -17,5 +17,6 @@ int bench_evict(int argc, char **argv);
 int bench_index(int argc, char **argv);
 int bench_sinks(int argc, char **argv);
 int bench_store(int argc, char **argv);
+int bench_watch(int argc, char **argv);
 
 #endif

@@ -23,6 +23,7 @@ static const struct command {
 	{"policy", cmd_policy, "show and change policies while the daemon runs"},
 	{"status", cmd_status, "what a running daemon holds and does"},
 	{"top", cmd_top, "the same, live, by namespace and model"},
+	{"trace", cmd_trace, "the last spans of work, for a browser's trace viewer"},
 };
 
 static void print_usage(FILE *out)

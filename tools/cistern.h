@@ -23,6 +23,7 @@ int cmd_policy(int argc, char **argv);
 int cmd_policy_simulate(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_top(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 
 /* Prints the object on stdout with a newline, and takes it. */
 void print_json(json_t *object);

@@ -7,7 +7,7 @@
 #include "tools/cistern.h"
 
 static const char usage[] =
-	"Usage: cistern bench ipc|codec|evict|index|online|rate|sinks|store [--json] [options]\n"
+	"Usage: cistern bench ipc|codec|evict|index|online|rate|sinks|store|watch [--json] [options]\n"
 	"\n"
 	"Measures, each figure beside its floor in the same run.\n"
 	"\n"
@@ -19,6 +19,7 @@ static const char usage[] =
 	"  rate     ratio against loss, beside other codecs and the bound\n"
 	"  sinks    how well attention sinks are found, what that is worth and costs\n"
 	"  store    records to disk and back\n"
+	"  watch    what watching costs the daemon\n"
 	"\n"
 	"`cistern bench NAME --help` has each one's options.\n";
 
@@ -50,7 +51,7 @@ int cmd_bench(int argc, char **argv)
 		int (*run)(int argc, char **argv);
 	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"evict", bench_evict},
 		{"index", bench_index}, {"online", bench_online}, {"rate", bench_rate},
-		{"sinks", bench_sinks}, {"store", bench_store}};
+		{"sinks", bench_sinks}, {"store", bench_store}, {"watch", bench_watch}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);

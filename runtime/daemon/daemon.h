@@ -23,6 +23,7 @@ enum { DAEMON_OPS = 10 };
 
 struct daemon_counters {
 	uint64_t n_requests[DAEMON_OPS]; /* by enum wire_op */
+	uint64_t n_taken;                /* requests of all kinds but NOP: numbers them */
 	uint64_t n_connections;
 	uint64_t n_put_chunks, n_get_chunks; /* encoded; decoded */
 	uint64_t put_frame_bytes, put_raw_bytes;

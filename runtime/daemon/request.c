@@ -16,6 +16,7 @@ enum {
 	WINDOW = 16,
 	LAYERS_PER_PHASE_PLAIN = 8, /* of a layerwise GET, where no transform says which layers go together */
 	PHASES_MAX = GEOMETRY_LAYERS_MAX,
+	TRACED_NS = 10000, /* requests that took less leave no span */
 };
 
 struct request;
@@ -35,7 +36,6 @@ struct step {
 	const struct transform
 		*transform;    /* GET: which the frame names; PUT: the model's, as it was then; held */
 	struct sample *sample; /* PUT: to learn from; NULL: none */
-	uint64_t run_ns;       /* the worker's time */
 	uint32_t n_class[BOARD_CLASSES]; /* PUT */
 	struct plan plan;                /* PUT: what the policies make of the chunk */
 };
@@ -60,7 +60,7 @@ struct request {
 	uint32_t phase_end[PHASES_MAX]; /* GET: layers [0, phase_end[i]) are complete after phase i */
 	bool starting;
 	struct cache_wait wait; /* SYNC */
-	uint64_t started_ns;
+	uint64_t serial, started_ns;
 	struct observation *observation; /* OBSERVE */
 };
 
@@ -79,6 +79,41 @@ static struct stats_cache *stats_of(const struct request *q)
 	return board_cache(q->daemon->board, q->session->name_space, q->model->fingerprint);
 }
 
+/* Counts it, and draws it into the trace unless it took no time, so that lookups do not push out all else. */
+static void note_end(const struct request *q)
+{
+	const uint64_t ns = board_now_ns() - q->started_ns;
+
+	if (q->model)
+		board_request(stats_of(q), q->sqe.op, q->status, q->n_chunks, q->sqe.n_chunks, ns);
+	if (ns >= TRACED_NS)
+		board_trace(q->daemon->board, &(struct trace_event){.start_ns = q->started_ns,
+						      .duration_ns = ns,
+						      .track = TRACE_SESSION,
+						      .lane = q->session->id,
+						      .name = q->sqe.op,
+						      .status = q->status,
+						      .request = q->serial,
+						      .n_chunks = q->n_chunks,
+						      .bytes = q->bytes});
+}
+
+static void trace_job(const struct step *step, enum trace_name name, uint64_t bytes)
+{
+	if (!step->job.ended_ns) /* it never came to a worker */
+		return;
+	board_trace(step->request->daemon->board,
+		&(struct trace_event){.start_ns = step->job.started_ns,
+			.duration_ns = step->job.ended_ns - step->job.started_ns,
+			.track = TRACE_WORKER,
+			.lane = step->job.worker,
+			.name = name,
+			.status = step->status,
+			.request = step->request->serial,
+			.n_chunks = 1,
+			.bytes = bytes});
+}
+
 static void request_end(struct request *q)
 {
 	struct session *s = q->session;
@@ -88,9 +123,7 @@ static void request_end(struct request *q)
 		.n_layers = q->sqe.op == WIRE_GET && !q->status ? q->model->geometry.n_layers : 0,
 		.bytes = q->bytes};
 
-	if (q->model)
-		board_request(stats_of(q), q->sqe.op, q->status, q->n_chunks, q->sqe.n_chunks,
-			board_now_ns() - q->started_ns);
+	note_end(q);
 	mapping_unref(q->mapping);
 	if (q->observation)
 		observation_fini(q->observation);
@@ -196,7 +229,6 @@ static void put_run(struct job *job, struct codec *codec)
 		.max_error = policy->max_error,
 		.policy_version = policy->version};
 
-	step->run_ns = board_now_ns();
 	if (!codec) {
 		step->status = -ENOMEM;
 		return;
@@ -213,7 +245,6 @@ static void put_run(struct job *job, struct codec *codec)
 	if (!step->status && step->sample)
 		sample_fill(step->sample, q->daemon->kernels, &chunk, classes);
 	plan_learn(&step->plan, &chunk);
-	step->run_ns = board_now_ns() - step->run_ns;
 }
 
 static void put_filled(struct cache_wait *wait, int status)
@@ -229,7 +260,8 @@ static void put_filled(struct cache_wait *wait, int status)
 		n->put_frame_bytes += step->frame_bytes;
 		n->put_raw_bytes += step->info.raw_bytes;
 		q->bytes += step->frame_bytes;
-		board_encoded(stats_of(q), &step->info, step->n_class, step->run_ns);
+		board_encoded(
+			stats_of(q), &step->info, step->n_class, step->job.ended_ns - step->job.started_ns);
 		cache_release(q->daemon->cache, step->entry);
 	}
 	step_end(step, status);
@@ -242,6 +274,7 @@ static void put_done(struct job *job)
 	struct index_entry *e = step->entry;
 	struct store_record what = {0};
 
+	trace_job(step, TRACE_ENCODE, step->frame_bytes);
 	if (step->sample)
 		learn_take(q->daemon->learn, step->sample);
 	if (step->status) {
@@ -297,11 +330,9 @@ static void get_run(struct job *job, struct codec *codec)
 	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
 	const uint32_t first = q->phase ? q->phase_end[q->phase - 1] : 0;
 
-	step->run_ns = board_now_ns();
 	step->status = codec ? codec_decode(codec, cache_frame(step->entry), step->entry->frame_bytes,
 				       step->transform, &chunk, first, q->phase_end[q->phase] - first)
 			     : -ENOMEM;
-	step->run_ns = board_now_ns() - step->run_ns;
 }
 
 static void get_done(struct job *job)
@@ -312,6 +343,7 @@ static void get_done(struct job *job)
 	struct stats_cache *s = stats_of(q);
 	int status = step->status;
 
+	trace_job(step, TRACE_DECODE, step->entry->frame_bytes);
 	s->damaged += status == -EBADMSG || status == -ESTALE;
 	if (status == -EBADMSG || status == -ESTALE) {
 		log_warning("a frame could not be decoded (%s); its chunk is dropped", strerror(-status));
@@ -319,7 +351,8 @@ static void get_done(struct job *job)
 		if (!step->entry->dead)
 			cache_remove(cache, step->entry, NULL);
 	} else if (!status) {
-		board_decoded(s, step->entry->raw_bytes, step->entry->frame_bytes, !q->phase, step->run_ns);
+		board_decoded(s, step->entry->raw_bytes, step->entry->frame_bytes, !q->phase,
+			step->job.ended_ns - step->job.started_ns);
 	}
 	if (!status && !q->phase) {
 		q->daemon->counters.n_get_chunks++;
@@ -660,6 +693,7 @@ void request_start(struct session *s, const struct wire_sqe *sqe)
 		return;
 	}
 	q->started_ns = board_now_ns();
+	q->serial = ++d->counters.n_taken;
 	q->session = s;
 	q->daemon = d;
 	q->sqe = *sqe;

@@ -3,10 +3,13 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#include "runtime/stats/board.h"
 
 enum { SCRATCH_MAX_BYTES = 256 << 20 };
 
@@ -21,6 +24,7 @@ struct workers {
 	size_t n_busy; /* front thread */
 	pthread_t *threads;
 	uint32_t n_threads;
+	_Atomic uint32_t n_lanes; /* workers that have begun */
 };
 
 static struct job *take(struct workers *w)
@@ -57,12 +61,17 @@ static void give_back(struct workers *w, struct job *job)
 static void *work(void *arg)
 {
 	struct workers *w = arg;
+	/* Relaxed: all that matters is that no two get the same. */
+	const uint32_t lane = atomic_fetch_add_explicit(&w->n_lanes, 1, memory_order_relaxed);
 	struct codec *codec = codec_new(w->kernels, SCRATCH_MAX_BYTES);
 	struct job *job;
 
 	while ((job = take(w))) {
 		/* A job finds no codec only when memory ran out at start-up, and fails with -ENOMEM. */
+		job->worker = lane;
+		job->started_ns = board_now_ns();
 		job->run(job, codec);
+		job->ended_ns = board_now_ns();
 		give_back(w, job);
 	}
 	codec_free(codec);

@@ -14,6 +14,9 @@ struct job {
 	void (*run)(struct job *job, struct codec *codec); /* on a worker */
 	void (*done)(struct job *job);                     /* on the front thread; may free the job */
 	struct job *next;                                  /* the workers' own */
+	/* When it ran, CLOCK_MONOTONIC, and on which of them: set by the workers, for done. */
+	uint64_t started_ns, ended_ns;
+	uint32_t worker;
 };
 
 /* n threads. -ENOMEM, -EAGAIN: they could not be started. */

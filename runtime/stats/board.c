@@ -48,6 +48,7 @@ struct page {
 	struct stats_field cache_fields[sizeof cache_fields / sizeof *cache_fields];
 	_Alignas(64) struct stats_daemon daemon;
 	_Alignas(64) struct stats_cache caches[STATS_CACHES_MAX];
+	_Alignas(64) struct trace_event traces[TRACE_EVENTS];
 };
 
 static void describe(struct page *p)
@@ -62,6 +63,9 @@ static void describe(struct page *p)
 	h->histogram_first_ns = HISTOGRAM_FIRST_NS;
 	h->histogram_steps = HISTOGRAM_STEPS;
 	h->pid = (uint64_t)getpid();
+	h->trace_off = offsetof(struct page, traces);
+	h->n_traces = TRACE_EVENTS;
+	h->trace_bytes = sizeof(struct trace_event);
 	h->groups[STATS_DAEMON] = (struct stats_group){.name = "daemon",
 		.record_bytes = sizeof(struct stats_daemon),
 		.n_records_max = 1,
@@ -275,23 +279,53 @@ void board_entry(struct board *b, const struct index_owner *owner, const struct 
 	s->store_bytes += on_disk ? bytes : 0;
 }
 
-void board_store_op(struct board *b, enum store_op_kind kind, uint64_t ns)
+void board_store_op(struct board *b, const struct store_op *op, uint64_t submitted_ns)
 {
-	if (kind == STORE_WRITE)
+	const uint64_t ns = board_now_ns() - submitted_ns;
+	struct trace_event e = {.start_ns = submitted_ns,
+		.duration_ns = ns,
+		.track = TRACE_STORE,
+		.status = op->status,
+		.bytes = op->record.frame_bytes};
+
+	switch (op->kind) {
+	case STORE_WRITE:
 		histogram_add(&b->daemon.store_write_ns, ns);
-	else if (kind == STORE_READ)
+		e.name = TRACE_WRITE;
+		break;
+	case STORE_READ:
 		histogram_add(&b->daemon.store_read_ns, ns);
+		e.name = TRACE_READ;
+		break;
+	case STORE_SYNC: e.name = TRACE_FLUSH; break;
+	default: e.name = TRACE_TOMBSTONE; break;
+	}
+	board_trace(b, &e);
 }
 
 /* ---- publication ---- */
 
+/* Release, each of them: who sees a word of this writing sees what was stored before it (the odd number, the
+ * head). On x86 these are plain stores. Fences would say the same in one line, but thread sanitizers do not
+ * know them. */
 static void copy_words(void *to, const void *from, size_t len_bytes)
 {
 	_Atomic uint64_t *words = to;
 	const uint64_t *source = from;
 
 	for (size_t i = 0; i < len_bytes / 8; i++)
-		atomic_store_explicit(&words[i], source[i], memory_order_relaxed);
+		atomic_store_explicit(
+			&words[i], source[i], memory_order_release); /* pairs with view.c's copy_words */
+}
+
+void board_trace(struct board *b, const struct trace_event *e)
+{
+	struct page *p = (struct page *)b->page;
+	const uint64_t head = atomic_load_explicit(&p->header.trace_head, memory_order_relaxed);
+
+	copy_words(&p->traces[head % TRACE_EVENTS], e, sizeof *e);
+	/* Pairs with the reader's acquire load. */
+	atomic_store_explicit(&p->header.trace_head, head + 1, memory_order_release);
 }
 
 void board_publish(struct board *b, uint64_t now_ms)
@@ -301,10 +335,8 @@ void board_publish(struct board *b, uint64_t now_ms)
 	const uint64_t sequence = atomic_load_explicit(&h->sequence, memory_order_relaxed);
 
 	atomic_store_explicit(&h->sequence, sequence + 1, memory_order_relaxed);
-	/* Pairs with the reader's acquire fence: who sees a word written below sees the odd number too. */
-	atomic_thread_fence(memory_order_release);
-	atomic_store_explicit(&h->published_ns, board_now_ns(), memory_order_relaxed);
-	atomic_store_explicit(&h->n_records[STATS_CACHE], b->n_caches, memory_order_relaxed);
+	atomic_store_explicit(&h->published_ns, board_now_ns(), memory_order_release);
+	atomic_store_explicit(&h->n_records[STATS_CACHE], b->n_caches, memory_order_release);
 	copy_words(&p->daemon, &b->daemon, sizeof b->daemon);
 	for (uint32_t i = 0; i < b->n_caches; i++) {
 		if (!b->caches[i].changed)

@@ -62,8 +62,11 @@ void board_decoded(struct stats_cache *s, uint64_t raw_bytes, uint64_t frame_byt
 /* An entry of the index counts, as it lies now, towards what its namespace and model keep; with sign -1 no
  * more. */
 void board_entry(struct board *b, const struct index_owner *owner, const struct index_entry *e, int sign);
-/* An operation of the store ended, ns after it was handed over. */
-void board_store_op(struct board *b, enum store_op_kind kind, uint64_t ns);
+/* An operation of the store, handed over then, has ended now. */
+void board_store_op(struct board *b, const struct store_op *op, uint64_t submitted_ns);
+
+/* Writes a span into the trace, at once. */
+void board_trace(struct board *b, const struct trace_event *e);
 
 /* Copies what changed into the page. */
 void board_publish(struct board *b, uint64_t now_ms);

@@ -6,7 +6,7 @@
  *
  * One writer, any number of readers, no lock: the records are under a sequence count (a seqlock). The writer
  * makes it odd, writes, makes it even; a reader copies and takes the copy only when it saw the same even
- * number before and after. All words of records are u64 and accessed as relaxed atomics, so that a copy that
+ * number before and after. All words of records are u64 and accessed as atomics, so that a copy that
  * is thrown away was no data race (Boehm, "Can seqlocks get along with programming language memory models?",
  * MSPC 2012). What is not under the sequence count never changes once a reader has the page.
  */
@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "shm/stats/histogram.h"
+#include "shm/stats/trace.h"
 
 enum {
 	STATS_MAGIC = 0x54535343, /* "CSST" */
@@ -58,13 +59,17 @@ struct stats_header {
 	uint32_t histogram_buckets;
 	uint32_t histogram_first_ns;
 	uint32_t histogram_steps;
-	uint64_t pid; /* of the daemon, in its own pid namespace */
-	uint64_t reserved[3];
+	uint64_t pid;       /* of the daemon, in its own pid namespace */
+	uint64_t trace_off; /* struct trace_event[n_traces], see trace.h */
+	uint32_t n_traces;
+	uint32_t trace_bytes; /* of one */
+	uint64_t reserved;
 	struct stats_group groups[STATS_GROUPS];
 	/* From here on things change. n_records and published_ns belong to what the sequence covers. */
 	_Alignas(64) _Atomic uint64_t sequence;
 	_Atomic uint64_t published_ns; /* CLOCK_MONOTONIC */
 	_Atomic uint64_t n_records[STATS_GROUPS];
+	_Atomic uint64_t trace_head; /* spans written so far; not under the sequence count */
 };
 
 /* The records as structs, for the daemon; readers go by the fields' descriptions. */

@@ -48,6 +48,9 @@ static const char *fault_of(const struct stats_header *h, uint64_t file_bytes)
 		h->histogram_buckets != HISTOGRAM_BUCKETS || h->histogram_first_ns != HISTOGRAM_FIRST_NS ||
 		h->histogram_steps != HISTOGRAM_STEPS)
 		return "a statistics page whose header contradicts itself or this reader";
+	if (!h->n_traces || h->trace_bytes != sizeof(struct trace_event) ||
+		!lies_inside(h, h->trace_off, h->n_traces, h->trace_bytes))
+		return "a statistics page with a trace outside of it, or of another kind";
 	for (uint32_t i = 0; i < STATS_GROUPS; i++) {
 		const struct stats_group *g = &h->groups[i];
 		const struct stats_field *fields = (const void *)((const char *)h + g->fields_off);
@@ -119,13 +122,16 @@ const struct stats_field *stats_view_field(
 	return NULL;
 }
 
-/* Copies n words that may be written meanwhile. */
+/* Copies n words that may be written meanwhile. Acquire, each of them: what is loaded after the copy
+ * (sequence, head) is loaded after every word, and a word of a later writing brings with it what the writer
+ * stored before it. On x86 these are plain loads. */
 static void copy_words(uint64_t *to, const void *from, size_t n)
 {
 	const _Atomic uint64_t *words = from;
 
 	for (size_t i = 0; i < n; i++)
-		to[i] = atomic_load_explicit(&words[i], memory_order_relaxed);
+		to[i] = atomic_load_explicit(
+			&words[i], memory_order_acquire); /* pairs with board.c's copy_words */
 }
 
 /* One try. False: the writer came in between. */
@@ -137,10 +143,10 @@ static bool try_copy(const struct stats_view *v, uint8_t *block, struct stats_sn
 
 	if (before & 1)
 		return false;
-	out->published_ns = atomic_load_explicit(&h->published_ns, memory_order_relaxed);
+	out->published_ns = atomic_load_explicit(&h->published_ns, memory_order_acquire);
 	for (uint32_t i = 0; i < STATS_GROUPS; i++) {
 		const struct stats_group *g = &h->groups[i];
-		uint64_t n = atomic_load_explicit(&h->n_records[i], memory_order_relaxed);
+		uint64_t n = atomic_load_explicit(&h->n_records[i], memory_order_acquire);
 
 		n = n < g->n_records_max ? n : g->n_records_max;
 		copy_words((uint64_t *)block, (const char *)h + g->records_off, n * g->record_bytes / 8);
@@ -148,9 +154,7 @@ static bool try_copy(const struct stats_view *v, uint8_t *block, struct stats_sn
 		out->n[i] = (uint32_t)n;
 		block += (size_t)n * g->record_bytes;
 	}
-	/* Pairs with the writer's release fence behind the odd number: a copy that holds anything of a later
-	 * writing sees that number. */
-	atomic_thread_fence(memory_order_acquire);
+	/* A copy that holds anything of a later writing sees that writing's odd number: see copy_words. */
 	return atomic_load_explicit(&h->sequence, memory_order_relaxed) == before;
 }
 
@@ -191,6 +195,31 @@ void stats_snapshot_fini(struct stats_snapshot *s)
 {
 	free(s->records[0]);
 	*s = (struct stats_snapshot){0};
+}
+
+size_t stats_trace(const struct stats_view *v, struct trace_event *out, size_t n_max)
+{
+	const struct stats_header *h = v->header;
+	const char *slots = (const char *)h + h->trace_off;
+	/* Pairs with the release store that moves head on: spans before it are there. */
+	const uint64_t head = atomic_load_explicit(&h->trace_head, memory_order_acquire);
+	uint64_t first = head > h->n_traces ? head - h->n_traces : 0, behind;
+	size_t n = 0, n_lost;
+
+	if (head - first > n_max)
+		first = head - n_max;
+	for (uint64_t i = first; i < head; i++)
+		copy_words((uint64_t *)&out[n++], slots + i % h->n_traces * h->trace_bytes,
+			sizeof *out / sizeof(uint64_t));
+	/* A copy that holds anything of a later span sees the head that was there then, or a later one: see
+	 * copy_words. The slot at that head may be half written. */
+	behind = atomic_load_explicit(&h->trace_head, memory_order_relaxed);
+	behind = behind + 1 > h->n_traces ? behind + 1 - h->n_traces : 0;
+	n_lost = behind > first ? (size_t)(behind - first) : 0;
+	if (n_lost >= n)
+		return 0;
+	memmove(out, out + n_lost, (n - n_lost) * sizeof *out);
+	return n - n_lost;
 }
 
 const void *stats_record(

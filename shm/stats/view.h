@@ -42,6 +42,10 @@ struct stats_snapshot {
 int stats_snapshot_take(const struct stats_view *v, struct stats_snapshot *out);
 void stats_snapshot_fini(struct stats_snapshot *s);
 
+/* Copies the trace's spans that are whole, oldest first, at most n_max; n_max of view->header->n_traces gets
+ * all. Returns how many. The daemon may go on tracing meanwhile. */
+size_t stats_trace(const struct stats_view *v, struct trace_event *out, size_t n_max);
+
 const void *stats_record(
 	const struct stats_view *v, const struct stats_snapshot *s, enum stats_group_id group, uint32_t i);
 

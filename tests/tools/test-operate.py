@@ -95,6 +95,44 @@ def drain(d):
         run("drain", *wrong, status=2)
 
 
+def trace(d):
+    run_example(d)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "trace.json")
+        deadline = time.monotonic() + 10
+        while True:  # the disk's part comes after the example has ended
+            run("trace", "--out", path, "--socket", d.socket)
+            events = json.load(open(path))["traceEvents"]
+            spans = [e for e in events if e["ph"] == "X"]
+            names = [s["name"] for s in spans]
+            if names.count("write") == 2:
+                break
+            assert time.monotonic() < deadline, names
+        assert (names.count("PUT"), names.count("GET"), names.count("encode"), names.count("decode")) == (1, 1, 2, 2), names
+        tracks = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        assert {"codec 0"} <= tracks and any(re.fullmatch(r"session \d+", t) for t in tracks), tracks
+        assert any(t.startswith("disk") for t in tracks), tracks
+        # Jobs lie within their request, and name it.
+        put = next(s for s in spans if s["name"] == "PUT")
+        for s in spans:
+            if s["name"] == "encode":
+                assert s["args"]["request"] == put["args"]["request"]
+                assert put["ts"] <= s["ts"] and s["ts"] + s["dur"] <= put["ts"] + put["dur"] + 0.01
+        # On one row no span begins before the one before it has ended.
+        rows = {}
+        for s in sorted(spans, key=lambda s: s["ts"]):
+            assert s["ts"] >= rows.get((s["pid"], s["tid"]), 0) - 0.01, s
+            rows[s["pid"], s["tid"]] = s["ts"] + s["dur"]
+        assert json.loads(run("trace", "--socket", d.socket).stdout)["displayTimeUnit"] == "ms"
+        time.sleep(0.2)
+        late = json.loads(run("trace", "--last", "0.1", "--socket", d.socket).stdout)["traceEvents"]
+        assert not [e for e in late if e["ph"] == "X"]
+        r = run("trace", "--out", "/nowhere/trace.json", "--socket", d.socket, status=1)
+        assert "/nowhere/trace.json: No such file or directory" in r.stderr, r
+    for wrong in (["--last", "x"], ["--last", "-1"], ["more"]):
+        run("trace", *wrong, status=2)
+
+
 def doctor():
     with Daemon(cisternd) as d, tempfile.TemporaryDirectory() as folder:
         r = run("doctor", "--config", d.config, "--disk", folder)
@@ -124,4 +162,6 @@ with Daemon(cisternd) as daemon:
     ls(daemon)
     events(daemon)
     drain(daemon)
+with Daemon(cisternd) as daemon:
+    trace(daemon)
 doctor()

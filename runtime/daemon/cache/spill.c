@@ -324,7 +324,7 @@ void cache_reap(struct cache *c)
 		list = list->next;
 		c->n_busy--;
 		if (c->board)
-			board_store_op(c->board, op->op.kind, board_now_ns() - op->submitted_ns);
+			board_store_op(c->board, &op->op, op->submitted_ns);
 		op->done(c, op);
 	}
 	serve_needs(c);

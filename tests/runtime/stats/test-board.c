@@ -204,6 +204,93 @@ static void a_writer_that_died(void **state)
 	stats_view_fini(&v);
 }
 
+/* Spans whose fields all follow from one number: a torn one shows. */
+static struct trace_event span(uint64_t i)
+{
+	return (struct trace_event){.start_ns = i,
+		.duration_ns = 2 * i,
+		.track = TRACE_WORKER,
+		.lane = (uint32_t)(3 * i),
+		.request = 4 * i,
+		.bytes = 5 * i};
+}
+
+static void assert_spans(const struct trace_event *e, size_t n, uint64_t first)
+{
+	for (size_t i = 0; i < n; i++) {
+		const struct trace_event wanted = span(first + i);
+
+		assert_memory_equal(&e[i], &wanted, sizeof wanted);
+	}
+}
+
+static void the_last_spans_are_kept(void **state)
+{
+	struct board *b = *state;
+	struct stats_view v = view_of(b);
+	struct trace_event *e = calloc(TRACE_EVENTS, sizeof *e), s;
+
+	assert_int_equal(stats_trace(&v, e, TRACE_EVENTS), 0);
+	for (uint64_t i = 0; i < 10; i++) {
+		s = span(i);
+		board_trace(b, &s);
+	}
+	assert_int_equal(stats_trace(&v, e, TRACE_EVENTS), 10);
+	assert_spans(e, 10, 0);
+	assert_int_equal(stats_trace(&v, e, 3), 3);
+	assert_spans(e, 3, 7);
+	for (uint64_t i = 10; i < 3 * TRACE_EVENTS; i++) {
+		s = span(i);
+		board_trace(b, &s);
+	}
+	/* The oldest lies where the next will be written, and may be half gone. */
+	assert_int_equal(stats_trace(&v, e, TRACE_EVENTS), TRACE_EVENTS - 1);
+	assert_spans(e, TRACE_EVENTS - 1, 2 * TRACE_EVENTS + 1);
+	free(e);
+	stats_view_fini(&v);
+}
+
+static void *keep_tracing(void *arg)
+{
+	struct race *r = arg;
+
+	for (uint64_t i = 0; !atomic_load(&r->stop); i++) {
+		const struct trace_event s = span(i);
+
+		board_trace(r->board, &s);
+		if (i % 64 == 0)
+			usleep(20); /* or it would always be a whole ring ahead of a slow reader */
+	}
+	return NULL;
+}
+
+static void no_span_is_torn(void **state)
+{
+	struct race r = {.board = *state};
+	struct stats_view v = view_of(r.board);
+	struct trace_event *e = calloc(TRACE_EVENTS, sizeof *e);
+	size_t n_seen = 0, n_moved = 0;
+	uint64_t last = 0;
+	pthread_t writer;
+
+	assert_int_equal(pthread_create(&writer, NULL, keep_tracing, &r), 0);
+	/* Until many spans have been seen in copies of a ring that moved on. */
+	while (n_seen < 300000 || n_moved < 10) {
+		const size_t n = stats_trace(&v, e, TRACE_EVENTS);
+
+		if (!n)
+			continue;
+		assert_spans(e, n, e[0].start_ns);
+		n_seen += n;
+		n_moved += e[0].start_ns > last;
+		last = e[0].start_ns;
+	}
+	atomic_store(&r.stop, true);
+	pthread_join(writer, NULL);
+	free(e);
+	stats_view_fini(&v);
+}
+
 static int memfd_with(const void *data, size_t len, size_t size)
 {
 	const int fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -225,7 +312,7 @@ static void other_files_are_refused(void **state)
 	int fd;
 
 	memcpy(h, b->page, len);
-	for (int fault = 0; fault < 8; fault++) {
+	for (int fault = 0; fault < 10; fault++) {
 		struct stats_header bad = *h;
 		size_t size = len;
 
@@ -238,6 +325,8 @@ static void other_files_are_refused(void **state)
 		case 5: bad.groups[1].n_records_max = UINT32_MAX; break;
 		case 6: bad.groups[0].record_bytes = 16; break; /* fields reach outside */
 		case 7: size = 64; break;
+		case 8: bad.trace_off = UINT64_MAX - 7; break;
+		case 9: bad.n_traces = 0; break;
 		}
 		fd = memfd_with(&bad, size < sizeof bad ? size : sizeof bad, size);
 		assert_int_equal(pwrite(fd, (char *)h + sizeof bad,
@@ -265,6 +354,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(nobody_else_writes, make, clean_up),
 		cmocka_unit_test_setup_teardown(copies_are_whole, make, clean_up),
 		cmocka_unit_test_setup_teardown(a_writer_that_died, make, clean_up),
+		cmocka_unit_test_setup_teardown(the_last_spans_are_kept, make, clean_up),
+		cmocka_unit_test_setup_teardown(no_span_is_torn, make, clean_up),
 		cmocka_unit_test_setup_teardown(other_files_are_refused, make, clean_up),
 	};
 
