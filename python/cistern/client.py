@@ -354,6 +354,36 @@ class Memory:
         run, _, alive = self._run(token_ids, blocks, salt, skip, library.LAYERWISE if layerwise else 0)
         return self.client._start(lambda data: lib.cistern_get(self.client._handle, byref(run), data) if alive else 0)
 
+    def observe_queries(self, token_ids, blocks, queries, positions, first_layer=0, scale=0.0, salt=b""):
+        """Tells the daemon where attention rested, before the prompt's chunks are put: queries [layers, n, heads, dim], of
+        layers from first_layer on, rotated as they meet the keys in these blocks, at these positions (rising). A few of
+        each chunk are enough. scale: of the scores, 0 for 1 / sqrt(dim). Returns how many chunks were judged."""
+        queries = np.ascontiguousarray(tensors.host_array(queries, self.model.dtype))
+        positions = np.ascontiguousarray(positions, dtype=np.uint32)
+        if queries.ndim != 4 or queries.shape[1] != len(positions) or queries.shape[3] != self.model.dims[0]:
+            raise ValueError(f"queries have the shape {queries.shape}, not [layers, {len(positions)}, heads, "
+                             f"{self.model.dims[0]}]")
+        seen = library.Observation(kind=library.QUERIES, n_queries=len(positions), n_heads=queries.shape[2],
+                                   first_layer=first_layer, n_layers=queries.shape[0], scale=scale,
+                                   positions=positions.ctypes.data_as(ctypes.POINTER(c_uint32)),
+                                   values=queries.ctypes.data)
+        return self._observe(token_ids, blocks, seen, salt)
+
+    def observe_sums(self, token_ids, blocks, sums, n_queries, salt=b""):
+        """The same from attention weights: sums [tokens], what each token was given by the sequence's last n_queries
+        queries, added up, in the layer and head where that is most."""
+        sums = np.ascontiguousarray(sums, dtype=np.float32)
+        if sums.shape != (len(token_ids),):
+            raise ValueError(f"sums have the shape {sums.shape}, not ({len(token_ids)},)")
+        seen = library.Observation(kind=library.SUMS, n_queries=n_queries,
+                                   sums=sums.ctypes.data_as(ctypes.POINTER(ctypes.c_float)))
+        return self._observe(token_ids, blocks, seen, salt)
+
+    def _observe(self, token_ids, blocks, seen, salt):
+        run, _, alive = self._run(token_ids, blocks, salt, 0, 0)
+        return self.client._start(
+            lambda data: lib.cistern_observe(self.client._handle, byref(run), byref(seen), data) if alive else 0).wait()
+
     def _run(self, token_ids, blocks, salt, skip, flags):
         chunk = self.client.chunk_tokens
         if skip % chunk or not 0 <= skip < len(token_ids):

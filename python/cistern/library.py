@@ -11,6 +11,7 @@ F16, BF16, F32 = 1, 2, 3
 ROPE_NONE, ROPE_HALF, ROPE_INTERLEAVED = 0, 1, 2
 LAYERWISE = 1  # of a request
 MORE = 1  # of a completion
+QUERIES, SUMS = 1, 2  # of an observation
 QUERIES, SUMS = 1, 2  # kinds of an observation
 PRESETS = {None: 0, "archival": 1, "balanced": 2, "compact": 3}
 
@@ -60,6 +61,12 @@ class Observation(Structure):
                 ("sums", POINTER(c_float))]
 
 
+class Observation(Structure):
+    _fields_ = [("kind", c_uint32), ("n_queries", c_uint32), ("n_heads", c_uint32), ("first_layer", c_uint32),
+                ("n_layers", c_uint32), ("scale", c_float), ("positions", POINTER(c_uint32)), ("values", c_void_p),
+                ("sums", POINTER(c_float))]
+
+
 class Completion(Structure):
     _fields_ = [("user_data", c_uint64), ("status", c_int32), ("flags", c_uint32), ("n_chunks", c_uint32),
                 ("n_layers", c_uint32), ("bytes", c_uint64)]
@@ -95,6 +102,7 @@ def _load():
         ("unpin", c_int, keyed),
         ("remove", c_int, keyed),
         ("put", c_int, [c_void_p, POINTER(Run), POINTER(Key), c_uint64]),
+        ("observe", c_int, [c_void_p, POINTER(Run), POINTER(Observation), c_uint64]),
         ("get", c_int, [c_void_p, POINTER(Run), c_uint64]),
         ("observe", c_int, [c_void_p, POINTER(Run), POINTER(Observation), c_uint64]),
         ("sync", c_int, [c_void_p, c_uint64]),

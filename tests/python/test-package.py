@@ -223,6 +223,7 @@ def as_the_header(_):
     header = re.sub(r"/\*.*?\*/", "", (here.parent.parent / "shm/cistern.h").read_text(), flags=re.S)
     structs = dict(re.findall(r"^struct cistern_(\w+) \{\n(.*?)^\};", header, re.M | re.S))
     assert len(structs) > 7
+    structs.pop("observation_kind", None)
     sizes = {"uint64_t": 8, "uint32_t": 4, "int32_t": 4, "int": 4, "float": 4}
     for name, body in structs.items():
         wanted = []
@@ -233,6 +234,29 @@ def as_the_header(_):
         assert mine == wanted, (name, mine, wanted)
     presets = {m.lower(): int(n) for m, n in re.findall(r"CISTERN_PRESET_(\w+) = (\d)", header)}
     assert presets == {str(k).lower(): v for k, v in library.PRESETS.items()}
+
+
+def observations(d):
+    c, m = connect(d)
+    memory, tokens = m.memory(600), list(range(8000, 8512))
+    memory.array[:] = random.standard_normal(memory.array.shape)
+    blocks = memory.first_blocks(512)
+    positions = np.concatenate([np.arange(240, 256), np.arange(496, 512)])
+    queries = random.standard_normal((LAYERS, 32, HEADS * 2, DIM)).astype(np.float16)
+    n = memory.observe_queries(tokens, blocks, queries, positions)
+    assert n == 1, n  # the last chunk has no queries behind it
+    sums = np.full(512, 0.01, np.float32)
+    sums[300] = 9
+    assert memory.observe_sums(tokens, blocks, sums, 16) == 1
+    assert memory.put(tokens, blocks) == 512
+    for call in (lambda: memory.observe_queries(tokens, blocks, queries[:, :5], positions),
+                 lambda: memory.observe_sums(tokens, blocks, sums[:5], 16)):
+        try:
+            call()
+            raise AssertionError("shapes that do not fit were taken")
+        except ValueError:
+            pass
+    c.close()
 
 
 def refusals(d):
@@ -298,6 +322,6 @@ def statistics(d):
 
 
 with Daemon(cisternd, f"[namespace other]\nuids = {os.geteuid()}\n") as daemon:
-    for test in (as_the_header, store_and_load, another_process, paged, tensors_of_others, refusals, statistics):
+    for test in (as_the_header, store_and_load, another_process, paged, tensors_of_others, observations, refusals, statistics):
         test(daemon)
         print("ok", test.__name__)

@@ -50,6 +50,7 @@ static const char *name_of(uint32_t name)
 	case TRACE_UNPIN: return "UNPIN";
 	case TRACE_REMOVE: return "REMOVE";
 	case TRACE_SYNC: return "SYNC";
+	case TRACE_OBSERVE: return "OBSERVE";
 	case TRACE_ENCODE: return "encode";
 	case TRACE_DECODE: return "decode";
 	case TRACE_WRITE: return "write";
