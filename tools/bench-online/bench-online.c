@@ -243,7 +243,8 @@ static int put_all(struct bench *b)
 		}
 		capture_free(c);
 	}
-	for (int waited = 0; !r && !interrupted && is_learning(b) && waited < SETTLE_MS; waited += POLL_MS) {
+	for (int waited = 0; !r && !interrupted && (is_learning(b) || !b->n_points) && waited < SETTLE_MS;
+		waited += POLL_MS) {
 		sleep_ms(POLL_MS);
 		r = look(b);
 	}
