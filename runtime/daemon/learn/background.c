@@ -173,6 +173,11 @@ void background_stop(struct background *b)
 	eventfd_write(b->wake, 1);
 	pthread_join(b->thread, NULL);
 	b->started = false;
+	/* What came in behind the thread's last look. */
+	for (struct task *t = take_all(&b->todo), *next; t; t = next) {
+		next = t->next;
+		finish(b, t, false);
+	}
 }
 
 struct background *background_free(struct background *b)
