@@ -17,7 +17,7 @@ static const struct command {
 	{"drain", cmd_drain, "get a daemon ready to be stopped"},
 	{"events", cmd_events, "what has happened in the daemon"},
 	{"ls", cmd_ls, "the chunks that are kept"},
-	{"plan", cmd_plan, "what a transform will cost a model"},
+	{"plan", cmd_plan, "what a transform will cost, and what a pool and a store will hold"},
 	{"inspect", cmd_inspect, "one chunk: its classes, errors, and why"},
 	{"purge", cmd_purge, "forget a namespace, for good"},
 	{"policy", cmd_policy, "show and change policies while the daemon runs"},

@@ -12,6 +12,8 @@
 
 static const char usage[] =
 	"Usage: cistern plan [--json] [options]\n"
+	"       cistern plan capacity [options]    what fits, and how often it will be there (see its "
+	"--help)\n"
 	"\n"
 	"What a transform will cost: its bytes beside the model's parameters at 16 bits, and the arithmetic "
 	"of\n"
@@ -209,6 +211,10 @@ int cmd_plan(int argc, char **argv)
 	size_t n;
 	int option, r = 0;
 
+	if (argc > 1 && !strcmp(argv[1], "capacity")) {
+		json_decref(models);
+		return cmd_plan_capacity(argc - 1, argv + 1);
+	}
 	while (r == 0 && (option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		if (option == 'h') {
 			fputs(usage, stdout);

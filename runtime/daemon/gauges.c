@@ -63,6 +63,11 @@ static void take_cache(const struct daemon *d, struct stats_daemon *s)
 
 	s->evicted = cache->n_evicted;
 	s->lost = cache->n_dropped;
+	s->store_state = cache->store_state;
+	s->store_unwritten = cache->n_unwritten;
+	s->store_writing_bytes = cache->writing_bytes;
+	s->store_evicted = cache->n_disk_evicted;
+	s->store_moved = cache->n_moved;
 	s->removed = cache->n_removed;
 	s->fetched = cache->n_fetched;
 	s->store_write_errors = cache->n_write_errors;
@@ -99,6 +104,8 @@ static void find_name_space(const struct daemon *d, struct board_cache *c)
 
 static void take_model(const struct daemon *d, struct board_cache *c)
 {
+	double captured;
+
 	for (size_t i = 0; i < registry_n_models(d->registry); i++) {
 		const struct model *m = registry_model_at(d->registry, i);
 
@@ -109,6 +116,8 @@ static void take_model(const struct daemon *d, struct board_cache *c)
 			c->stats.token_bytes = geometry_token_bytes(&m->geometry);
 		}
 		c->stats.transform = m->transform != NULL;
+		set_text(c->stats.learning, sizeof c->stats.learning, learn_state(d->learn, m, &captured));
+		c->stats.captured_energy = captured > 0 ? captured : 0;
 		return;
 	}
 }

@@ -21,7 +21,7 @@ def help_of(*command):
 def check(page, program, words):
     command = (program,)
     for word in words:
-        if not re.fullmatch(r"[a-z][a-z-]*", word) or len(command) > (2 if words[0] == "bench" else 1):
+        if not re.fullmatch(r"[a-z][a-z-]*", word) or len(command) > (2 if words[0] in ("bench", "plan") else 1):
             break
         command += (word,)
     if program == "cisternd":

@@ -132,6 +132,7 @@ static void what_an_engine_did(void **state)
 	assert_int_equal(n_timed(&w, "decode_ns"), 4);
 	assert_int_equal(await(&w, STATS_DAEMON, "sessions", 1), 1);
 	assert_int_equal(await(&w, STATS_DAEMON, "store_writes", 4), 4);
+	assert_int_equal(await(&w, STATS_DAEMON, "store_state", 1), 1);
 
 	/* Removal takes everything out of the levels again, and nothing out of the counters. */
 	assert_int_equal(engine_wait(&e, cistern_remove(e.c, e.model_id, e.keys, 4, 1)).n_chunks, 4);

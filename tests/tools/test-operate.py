@@ -133,6 +133,20 @@ def trace(d):
         run("trace", *wrong, status=2)
 
 
+def capacity():
+    run("plan", "capacity", "--help")
+    r = json.loads(run("plan", "capacity", "--json", "--layers", "1", "--kv-heads", "1", "--dim", "25", "--pool", "100M",
+                       "--store", "0", "--sessions", "100", "--turns", "3", "--turn-tokens", "10000", "--kept", "0").stdout)
+    assert r["token_bytes"] == 100
+    at = {row["rung"]: row for row in r["rungs"]}
+    assert at[1]["session_bytes"] == 1e6 and at[4]["session_bytes"] == 250000
+    assert at[1]["hit"] == 1 and at[1]["token_hit"] == 0.5
+    lines = run("plan", "capacity").stdout.splitlines()
+    assert lines[0].startswith("32 layers, 8 KV heads, dim 128: 128.0 KiB a token") and len(lines) == 14, lines
+    for wrong in (["--pool", "x"], ["--turns", "1"], ["--layers", "1.5"], ["--model", "none"], ["more"], ["--nonsense"]):
+        run("plan", "capacity", *wrong, status=2)
+
+
 def doctor():
     with Daemon(cisternd) as d, tempfile.TemporaryDirectory() as folder:
         r = run("doctor", "--config", d.config, "--disk", folder)
@@ -164,4 +178,5 @@ with Daemon(cisternd) as daemon:
     drain(daemon)
 with Daemon(cisternd) as daemon:
     trace(daemon)
+capacity()
 doctor()

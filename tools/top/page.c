@@ -90,6 +90,7 @@ static void compose_daemon(struct page *p, const struct watch *w)
 {
 	const double pool = level(w, "pool_used_bytes"), pool_limit = level(w, "pool_limit_bytes");
 	const double store = level(w, "store_used_bytes"), store_limit = level(w, "store_limit_bytes");
+	const bool failing = level(w, "store_state") == 2;
 	const double errors = level(w, "store_write_errors") + level(w, "store_read_errors");
 	char a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT], d[UNITS_TEXT], e[UNITS_TEXT], f[UNITS_TEXT];
 	char bar_a[BAR + 3], bar_b[BAR + 3];
@@ -109,10 +110,11 @@ static void compose_daemon(struct page *p, const struct watch *w)
 		units_bytes(rate(w, "store_read_bytes"), d), units_count(rate(w, "store_reads"), e),
 		units_ns(watch_quantile_ns(w, STATS_DAEMON, 0, "store_read_ns", 0.99), f),
 		level(w, "store_in_flight"));
-	line(p, errors > 0 ? PAGE_ALARM : PAGE_PLAIN,
-		"chunks evicted %s/s  lost %s/s  read back %s/s   disk errors %.0f  rotten %.0f",
+	line(p, errors > 0 || failing ? PAGE_ALARM : PAGE_PLAIN,
+		"chunks evicted %s/s  lost %s/s  read back %s/s   disk %s %.0f  rotten %.0f",
 		units_count(rate(w, "evicted"), a), units_count(rate(w, "lost"), b),
-		units_count(rate(w, "fetched"), c), errors, level(w, "store_dropped"));
+		units_count(rate(w, "fetched"), c), failing ? "FAILS, errors" : "errors", errors,
+		level(w, "store_dropped"));
 }
 
 /* ---- namespaces and models ---- */
@@ -224,6 +226,7 @@ static void compose_detail(struct page *p, const struct watch *w, const struct r
 	static const char *const classes[] = {"plain", "salient", "redundant", "sink", "window", "exact"};
 	const uint32_t i = r->record;
 	const double bound = watch_real(w, STATS_CACHE, i, "error_bound");
+	const char *learning = watch_text(w, STATS_CACHE, i, "learning");
 	double n[6], sum = 0;
 	char text[200], share[UNITS_TEXT], a[UNITS_TEXT], b[UNITS_TEXT], c[UNITS_TEXT], d[UNITS_TEXT];
 	int len = 0;
@@ -239,10 +242,11 @@ static void compose_detail(struct page *p, const struct watch *w, const struct r
 		if (n[k] > 0)
 			len += snprintf(text + len, sizeof text - (size_t)len, "  %s %s", classes[k],
 				units_share(n[k], sum, share));
-	line(p, PAGE_BOLD, "%s %s: %s chunks, %s tokens, %s", r->name_space, r->model,
+	line(p, PAGE_BOLD, "%s %s: %s chunks, %s tokens, %s%s%s", r->name_space, r->model,
 		units_count(watch_real(w, STATS_CACHE, i, "chunks"), a),
 		units_count(watch_real(w, STATS_CACHE, i, "tokens"), b),
-		watch_number(w, STATS_CACHE, i, "transform") ? "transform in use" : "plain 8-bit codec");
+		watch_number(w, STATS_CACHE, i, "transform") ? "transform in use" : "plain 8-bit codec",
+		*learning ? ", " : "", learning);
 	line(p, PAGE_PLAIN, "tokens%s", len ? text : "  none encoded since the start");
 	if (bound > 0)
 		snprintf(text, sizeof text, "bound %.3g", bound);

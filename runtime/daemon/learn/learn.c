@@ -523,6 +523,16 @@ static json_t *share(double x)
 	return x < 0 ? json_null() : json_real(x);
 }
 
+const char *learn_state(const struct learn *l, const struct model *m, double *captured)
+{
+	const struct pupil *p = l->background ? l->pupils : NULL;
+
+	while (p && p->model != m)
+		p = p->next;
+	*captured = p ? p->learner.captured : -1;
+	return p ? state_name(p) : "";
+}
+
 json_t *learn_status(const struct learn *l, const struct model *m)
 {
 	const struct pupil *p = l->pupils;

@@ -42,5 +42,8 @@ void learn_take(struct learn *l, struct sample *sample);
 
 /* What is known of a model, for `status`; null: nothing is learned for it. */
 json_t *learn_status(const struct learn *l, const struct model *m);
+/* The same in a word, empty when nothing is learned for it; and the share of energy captured now, -1: not
+ * known. */
+const char *learn_state(const struct learn *l, const struct model *m, double *captured);
 
 #endif
