@@ -93,6 +93,7 @@ static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 	(void)request;
 	json_object_update(object, more);
 	json_decref(more);
+	json_object_set_new(object, "draining", json_boolean(d->draining));
 	return object;
 }
 

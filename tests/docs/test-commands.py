@@ -48,7 +48,7 @@ for page in [root / "README.md", *sorted(root.glob("docs/*.md")), root / "docs/c
 
 # README's other commands are make's; each is a target.
 make = (root / "Makefile").read_text()
-for target in re.findall(r"`?make ([a-z]+)`?", (root / "README.md").read_text()):
+for target in re.findall(r"(?:`|^    )make ([a-z]+)", (root / "README.md").read_text(), re.M):
     if not re.search(rf"^{target}:", make, re.M):
         faults.append(f"README.md: make {target}: no such target")
 for fault in faults:

@@ -39,6 +39,10 @@ def ls(d):
     assert len(run("ls", "--namespace", "default", "--limit", "0", "--socket", d.socket).stdout.splitlines()) == 2
     for wrong in (["--limit", "x"], ["--limit", "-1"], ["more"], ["--nonsense"]):
         run("ls", *wrong, status=2)
+    status = run("status", "--socket", d.socket).stdout
+    assert re.search(r"^store     .* in .*/store, 0 dropped, 0 errors\n          good, 0 chunks wait", status, re.M), status
+    assert re.search(r"^namespace default, 2 chunks, \d+\.\d KiB in the pool, ", status, re.M), status
+    assert "draining" not in status
     # After a restart they are found on disk, with no name for their model yet.
     d.end()
     d.start()
@@ -78,6 +82,7 @@ def drain(d):
     r = run("drain", "--timeout", "0.3", "--json", "--socket", d.socket, status=1)
     assert json.loads(r.stdout)["engines"] == 1 and json.loads(r.stdout)["draining"]
     # Nobody new gets in, and is told why; operators do.
+    assert "draining  no new engines are taken" in run("status", "--socket", d.socket).stdout
     refused = subprocess.run([example], env=dict(os.environ, CISTERN_SOCKET=str(d.socket)), capture_output=True, text=True)
     assert refused.returncode and "an operator is about to stop it" in refused.stderr, refused
     run("status", "--socket", d.socket)
