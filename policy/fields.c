@@ -49,10 +49,6 @@ static const struct policy_field fields[] = {
 		"deviations out is taken for a sink"},
 	{"sink_keep", POLICY_REAL, FIELD(sink_keep), 0, 5, "score", NULL,
 		"how far below the threshold a token that was a sink stays one"},
-	{"shadow", POLICY_REAL, FIELD(shadow), 0, 1, "share", NULL,
-		"share of chunks that are also kept uncompressed for a while, to compare attention outputs "
-		"on "
-		"real queries"},
 	{"alarm_error", POLICY_REAL, FIELD(alarm_error), 0, 1, "share", NULL,
 		"running mean relative error of a namespace and model from which on an alarm is raised; 0: "
 		"never"},

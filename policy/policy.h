@@ -41,7 +41,6 @@ struct policy {
 	double sink_unusual;    /* where no attention was seen: so many standard deviations do */
 	double sink_keep;       /* hysteresis */
 
-	double shadow;      /* share of chunks that are also kept uncompressed for a while, to compare */
 	double alarm_error; /* running error from which on the alarm is raised; 0: never */
 };
 

@@ -156,7 +156,7 @@ static void queries_protect(void **state)
 
 static void refused(void **state)
 {
-	static uint16_t values[QUERIES * E_HEADS * E_DIM];
+	static uint16_t values[QUERIES * 2 * E_HEADS * E_DIM]; /* room for more heads than there are */
 	static float sums[TOKENS];
 	const uint32_t rising[QUERIES] = {1, 2, 3, 4}, falling[QUERIES] = {4, 3, 2, 1},
 		       far[QUERIES] = {1, 2, 3, TOKENS};

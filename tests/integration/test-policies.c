@@ -111,16 +111,17 @@ static void set_get_reset(void **state)
 
 	answer = control(&d,
 		"{\"command\":\"policy-set\",\"set\":{\"mode\":\"fidelity\",\"target_ratio\":\"20\","
-		"\"shadow\":\"1%\"}}");
+		"\"alarm_error\":\"1%\"}}");
 	assert_true(json_is_true(json_object_get(answer, "ok")));
 	assert_int_equal(json_integer_value(json_object_get(answer, "version")), 2);
 	json_decref(answer);
-	assert_true(value(&d, "default", "target_ratio") == 20 && value(&d, "default", "shadow") == 0.01);
+	assert_true(
+		value(&d, "default", "target_ratio") == 20 && value(&d, "default", "alarm_error") == 0.01);
 	assert_true(value(&d, "b", "target_ratio") == 12);
 	assert_int_equal(version(&d, "b"), 1);
 	assert_int_equal(last_event(&d, "policy", text, sizeof text), (long)getuid());
 	assert_string_equal(
-		text, "version 2: mode ratio -> fidelity, target_ratio 12 -> 20, shadow 0 -> 0.01");
+		text, "version 2: mode ratio -> fidelity, target_ratio 12 -> 20, alarm_error 0 -> 0.01");
 
 	/* All or nothing: what is right in a request that is refused does not happen. */
 	expect_refusal(&d,
@@ -144,9 +145,10 @@ static void set_get_reset(void **state)
 	expect_refusal(&d, "{\"command\":\"policy-save\"}", "policy_file");
 
 	json_decref(control(&d, "{\"command\":\"policy-reset\",\"fields\":[\"target_ratio\"]}"));
-	assert_true(value(&d, "default", "target_ratio") == 12 && value(&d, "default", "shadow") == 0.01);
+	assert_true(
+		value(&d, "default", "target_ratio") == 12 && value(&d, "default", "alarm_error") == 0.01);
 	json_decref(control(&d, "{\"command\":\"policy-reset\"}"));
-	assert_true(value(&d, "default", "shadow") == 0);
+	assert_true(value(&d, "default", "alarm_error") == 0);
 	json_decref(control(
 		&d, "{\"command\":\"policy-set\",\"set\":{\"preset\":\"compact\",\"max_error\":0.3}}"));
 	assert_true(value(&d, "default", "target_ratio") == 32 && value(&d, "default", "max_error") == 0.3);

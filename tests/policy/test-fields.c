@@ -50,9 +50,9 @@ static void values(void **state)
 		{"target_ratio", "inf", "target_ratio: \"inf\" is not a number"},
 		{"target_ratio", "20%", "target_ratio: \"20%\" is not a number"},
 		{"target_ratio", "", "target_ratio: \"\" is not a number"},
-		{"shadow", "1%", NULL},
-		{"shadow", "101%", "shadow: 101% is not 0 to 1 share"},
-		{"shadow", "1%%", "shadow: \"1%%\" is not a number"},
+		{"alarm_error", "1%", NULL},
+		{"alarm_error", "101%", "alarm_error: 101% is not 0 to 1 share"},
+		{"alarm_error", "1%%", "alarm_error: \"1%%\" is not a number"},
 		{"mode", "fidelity", NULL},
 		{"mode", "fast", "mode: \"fast\" is none of ratio, fidelity, pressure"},
 		{"sink_search", "off", NULL},
@@ -95,9 +95,9 @@ static void presets(void **state)
 		assert_int_equal(policy_preset_of(policy_preset_name((enum policy_preset)i)), i);
 	}
 	policy_init(&p);
-	p.shadow = 0.5;
+	p.alarm_error = 0.5;
 	policy_apply_preset(&p, POLICY_COMPACT);
-	assert_true(p.ratio == 32 && p.shadow == 0.5);
+	assert_true(p.ratio == 32 && p.alarm_error == 0.5);
 	assert_int_equal(policy_preset_of("tight"), -1);
 	assert_null(policy_preset_name(POLICY_NO_PRESET));
 }

@@ -88,10 +88,10 @@ def told(socket):
     at = ("--socket", socket)
     assert run("policy", "set", "target_ratio=20", *at).startswith("default: version 2: target_ratio 16 -> 20")
     assert run("policy", "get", "default", "target_ratio", *at) == "20\n"
-    assert run("policy", "set", "b", "preset=compact", "shadow=1%", *at).startswith("b: version 3:")
+    assert run("policy", "set", "b", "preset=compact", "alarm_error=1%", *at).startswith("b: version 3:")
     assert "[b] version 3" in run("policy", "get", *at)
-    assert json.loads(run("policy", "get", "b", "--json", *at))["policies"][0]["policy"]["shadow"] == 0.01
-    assert run("policy", "reset", "b", "shadow", *at).startswith("b: version 4: shadow 0.01 -> 0")
+    assert json.loads(run("policy", "get", "b", "--json", *at))["policies"][0]["policy"]["alarm_error"] == 0.01
+    assert run("policy", "reset", "b", "alarm_error", *at).startswith("b: version 4: alarm_error 0.01 -> 0")
     assert run("policy", "reset", "target_ratio", *at).startswith("default: version 5: target_ratio 20 -> 16")
     listed = run("policy", "list", *at)
     assert "target_ratio = 16   (1 to 1000 x)" in listed and "mode = ratio   (ratio|fidelity|pressure)" in listed
