@@ -2,8 +2,8 @@
 """cistern policy and cistern inspect as their user types them: simulate on a made-up capture, a daemon's policies set and
 read, a chunk explained and drawn.
 
-    test-cmd-policy.py CISTERN CISTERND EXAMPLE
-EXAMPLE: a program that attaches to the daemon in $CISTERN_SOCKET and puts something.
+    test-cmd-policy.py CISTERN CISTERND EXAMPLE ENGINE MODEL
+EXAMPLE: a program that attaches to the daemon in $CISTERN_SOCKET and puts something. ENGINE: cistern-engine, with MODEL.
 """
 
 import json
@@ -18,7 +18,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 
-cistern, cisternd, example = sys.argv[1:]
+cistern, cisternd, example, engine, model = sys.argv[1:]
 
 
 def run(*arguments, status=0):
@@ -80,6 +80,7 @@ def live(folder):
             told(socket)
             subprocess.run([example], env=dict(os.environ, CISTERN_SOCKET=socket), check=True)
             explained(folder, socket)
+            shown(folder, socket)
         finally:
             daemon.terminate()
 
@@ -119,6 +120,28 @@ def explained(folder, socket):
     assert "hexadecimal" in run("inspect", "xyz", *at, status=1)
     assert "no decisions" in run("inspect", "0123456789", *at, status=1)
     assert "not a frame" in run("inspect", str(folder / "c.conf"), *at, status=1)
+
+
+def shown(folder, socket):
+    """An engine that shows its queries trains the model's detector, and later chunks are judged by it."""
+    text = (pathlib.Path(model) / "heldout/test.txt").read_text()
+    prompts = [{"id": i, "text": "\x01" + text[i * 3000:i * 3000 + 900] + "\x02" + text[i * 5000 + 9:i * 5000 + 600]}
+               for i in range(3)]
+    (folder / "p.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    command = [engine, "prefill", "--socket", socket, "--model", model, "--prompts", str(folder / "p.jsonl")]
+    done = subprocess.run(command + ["--observe"], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    # 1492 tokens are six chunks; the last one has no queries behind it.
+    assert [line["judged_chunks"] for line in lines[:3]] == [5, 5, 5], lines
+    status = json.loads(run("status", "--json", "--socket", socket))
+    known = [s for s in status["sinks"] if s["model"].startswith("cistern-mini")][0]
+    assert known["trained"] and known["observed_tokens"] == 3 * 5 * 256 and known["correlation"] > 0.3, known
+    reasons = {}
+    for chunk in json.loads(run("inspect", "--json", "--socket", socket))["chunks"]:
+        for sink in json.loads(run("inspect", chunk["key"], "--json", "--socket", socket))["decision"]["sinks"]:
+            reasons.setdefault(sink["reason"], []).append(sink["position"])
+    # The separator in the middle is one: attention was seen resting on it.
+    assert 901 in reasons["attention"], reasons
 
 
 with tempfile.TemporaryDirectory() as name:

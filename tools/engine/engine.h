@@ -30,6 +30,7 @@ struct options {
 	uint32_t n_tokens;     /* capture: over all sequences at most; 0: no limit */
 	uint32_t n_sequences;  /* capture, sinks */
 	uint32_t length;       /* capture: tokens of a sequence */
+	bool observe;          /* prefill: show the daemon queries */
 	bool attention;        /* capture: with the attention that each token got */
 	enum kv_order order;   /* of the paged cache */
 	uint64_t seed;         /* of its block order */

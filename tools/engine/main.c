@@ -9,6 +9,7 @@
 
 static const char usage[] =
 	"usage: cistern-engine prefill  [--socket PATH] [--namespace NAME] --model DIR --prompts FILE\n"
+	"                               [--observe]\n"
 	"       cistern-engine continue [--socket PATH] [--namespace NAME] --model DIR --prompts FILE\n"
 	"                               [--sinks 4] [--window 128]\n"
 	"       cistern-engine capture  --model DIR --text FILE --out DIR --sequences N [--length 2048]\n"
@@ -38,6 +39,7 @@ enum option_id {
 	OPTION_SEQUENCES,
 	OPTION_LENGTH,
 	OPTION_ATTENTION,
+	OPTION_OBSERVE,
 	OPTION_ORDER,
 	OPTION_SEED,
 	OPTION_JSON,
@@ -61,6 +63,7 @@ static const struct option option_table[] = {
 	{"sequences", required_argument, NULL, OPTION_SEQUENCES},
 	{"length", required_argument, NULL, OPTION_LENGTH},
 	{"attention", no_argument, NULL, OPTION_ATTENTION},
+	{"observe", no_argument, NULL, OPTION_OBSERVE},
 	{"order", required_argument, NULL, OPTION_ORDER},
 	{"seed", required_argument, NULL, OPTION_SEED},
 	{"json", no_argument, NULL, OPTION_JSON},
@@ -102,6 +105,7 @@ static int option_apply(struct options *o, int id, const char *value)
 	case OPTION_SEQUENCES: return number_parse(value, &o->n_sequences);
 	case OPTION_LENGTH: return number_parse(value, &o->length);
 	case OPTION_ATTENTION: o->attention = true; return 0;
+	case OPTION_OBSERVE: o->observe = true; return 0;
 	case OPTION_JSON: return 0; /* there is no other form; taken so that all commands take it */
 	case OPTION_ORDER:
 		o->order = strcmp(value, "hnd") == 0 ? KV_HND : KV_NHD;

@@ -150,6 +150,26 @@ int remote_put(struct remote *r, const struct kv_table *table, const uint32_t *t
 	return finish(r, "put", e, out);
 }
 
+int remote_observe(struct remote *r, const struct kv_table *table, const uint32_t *tokens, uint32_t n_tokens,
+	const struct model *m, const uint32_t *positions, uint32_t n_queries, const uint16_t *values,
+	struct outcome *out)
+{
+	const struct cistern_observation observation = {.kind = CISTERN_QUERIES,
+		.n_queries = n_queries,
+		.n_heads = m->n_heads,
+		.n_layers = m->n_layers,
+		.positions = positions,
+		.values = values};
+	struct cistern_key *keys = NULL;
+	struct cistern_run run;
+	int e = run_describe(r, table, tokens, n_tokens, &keys, &run);
+
+	if (e == 0)
+		e = cistern_observe(r->connection, &run, &observation, ++r->n_requests);
+	free(keys);
+	return finish(r, "observe", e, out);
+}
+
 int remote_lookup(struct remote *r, const uint32_t *tokens, uint32_t n_tokens, struct outcome *out)
 {
 	uint32_t n_chunks = 0;

@@ -35,6 +35,11 @@ struct outcome {
  * completion says. */
 int remote_put(struct remote *r, const struct kv_table *table, const uint32_t *tokens, uint32_t n_tokens,
 	struct outcome *out);
+/* Shows the daemon queries of the sequence, whose keys the table holds: values is [n_layers, n_queries,
+ * n_heads, head_dim], f16, of all layers of the model. out: n_chunks that were judged. */
+int remote_observe(struct remote *r, const struct kv_table *table, const uint32_t *tokens, uint32_t n_tokens,
+	const struct model *m, const uint32_t *positions, uint32_t n_queries, const uint16_t *values,
+	struct outcome *out);
 int remote_lookup(struct remote *r, const uint32_t *tokens, uint32_t n_tokens, struct outcome *out);
 int remote_get(struct remote *r, const struct kv_table *table, const uint32_t *tokens, uint32_t n_tokens,
 	struct outcome *out);
