@@ -71,7 +71,8 @@ enum store_op_kind {
 	/* Chooses the segment that is cheapest to empty and says what is still wanted of it: live records,
 	 * and removals and purges that keep something dead. Whoever writes those anew (or does without the
 	 * records), syncs, and forgets the old ones, has made room: the segment is deleted when room is
-	 * needed. Each segment is given once. -ENOENT: there is none of which max_share or less is live. */
+	 * needed. None is given again before all were. -ENOENT: there is none of which max_share or less is
+	 * live. */
 	STORE_LIST = 6,
 };
 

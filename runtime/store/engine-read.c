@@ -143,6 +143,11 @@ int engine_start_list(struct task *t)
 	if (segments_reclaim(&e->segments))
 		return -EALREADY;
 	g = segments_cheapest(&e->segments, t->op->max_share);
+	/* Those that were given before were not emptied for some reason, which may have passed. */
+	for (size_t i = 0; !g && i < e->segments.n; i++)
+		e->segments.list[i]->listed = false;
+	if (!g)
+		g = segments_cheapest(&e->segments, t->op->max_share);
 	if (!g)
 		return -ENOENT;
 	g->listed = true;

@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /*
@@ -28,6 +29,8 @@ enum {
 	LIMIT_SEGMENTS_MIN = 4, /* with fewer, whole segments come free too seldom */
 	DEPTH = 32,
 	DEPTH_MAX = 4096,
+	LOCK_WAIT_MS = 1000,
+	LOCK_STEP_MS = 10,
 };
 
 struct store {
@@ -127,6 +130,17 @@ static void *run(void *arg)
 
 /* ---- opening ---- */
 
+/* A store that was killed has its files for a moment longer, until what it had in flight has ended. */
+static int lock_directory(int fd)
+{
+	for (int waited = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; waited += LOCK_STEP_MS) {
+		if (errno != EWOULDBLOCK || waited >= LOCK_WAIT_MS)
+			return -1;
+		nanosleep(&(struct timespec){.tv_nsec = LOCK_STEP_MS * 1000000}, NULL);
+	}
+	return 0;
+}
+
 static int open_directory(const char *path, int *out)
 {
 	bool made = mkdir(path, 0700) == 0;
@@ -149,7 +163,7 @@ static int open_directory(const char *path, int *out)
 		fsync(parent);
 		close(parent);
 	}
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+	if (lock_directory(fd) < 0) {
 		int r = errno == EWOULDBLOCK ? -EBUSY : -errno;
 
 		log_error("store: %s: %s", path, r == -EBUSY ? "in use by another process" : strerror(-r));

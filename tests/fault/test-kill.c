@@ -404,8 +404,7 @@ static int crowd(int n_clients, int seconds)
 
 	MUST_EQUAL(private_daemon_start(&d, &options), 0);
 	n_faults = crowd_run(&d, n_clients, seconds);
-	printf("pool evicted %ld, store evicted %ld, moved %ld, fetched %ld, lost %ld, errors %ld, state as "
-	       "left\n",
+	printf("pool evicted %ld, store evicted %ld, moved %ld, fetched %ld, lost %ld, errors %ld\n",
 		number(&d, "cache", "evicted"), number(&d, "store", "evicted"), number(&d, "store", "moved"),
 		number(&d, "cache", "fetched"), number(&d, "store", "lost"), number(&d, "store", "errors"));
 	private_daemon_stop(&d);

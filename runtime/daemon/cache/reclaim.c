@@ -257,7 +257,7 @@ void reclaim_check(struct cache *c)
 	uint64_t for_records, live_max;
 	struct cache_op *op;
 
-	if (!c->store || c->reclaim.active || c->failing)
+	if (!c->store || c->reclaim.active || (c->failing && !c->full))
 		return;
 	store_get_stats(c->store, &s);
 	/* Two segments are kept for removals and moves; the open one is never full. */

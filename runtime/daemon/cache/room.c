@@ -104,7 +104,7 @@ static bool may_take_unwritten(struct cache *c, struct need *n)
 {
 	const uint64_t now = cache_now_ms();
 
-	if (!c->store || c->failing || c->full || now < c->slow_ms)
+	if (!c->store || c->failing || (c->full && !c->reclaim.active) || now < c->slow_ms)
 		return true;
 	if (!n->since_ms)
 		n->since_ms = now;

@@ -67,7 +67,7 @@ void note_write(struct cache *c, int status)
 	c->n_failures++;
 	if (status == -EDQUOT) {
 		c->full = true;
-		c->retry_ms = UINT64_MAX;
+		c->retry_ms = cache_now_ms() + FULL_RETRY_MS;
 		return;
 	}
 	c->stats.n_write_errors++;
@@ -208,10 +208,10 @@ static void synced(struct cache *c, struct cache_op *op)
 		c->parked = op;
 		return;
 	}
-	if (status == 0 && op->n_failures != c->n_failures)
-		status = -EIO;
 	if (status < 0)
 		note_write(c, status);
+	if (status == 0 && op->n_failures != c->n_failures)
+		status = -EIO;
 	op->wait->fn(op->wait, status);
 	free(op);
 }
@@ -339,17 +339,16 @@ int cache_tick(struct cache *c)
 			return (int)(deadline - now);
 		serve_needs(c);
 	}
-	if (!c->store || !(c->full || c->failing) || c->retry_ms == UINT64_MAX)
+	if (!c->store || !(c->full || c->failing))
 		return -1;
 	if (now < c->retry_ms)
 		return (int)(c->retry_ms - now);
-	if (c->full) {
-		c->retry_ms = UINT64_MAX;
+	/* Emptying segments tries a disk that failed, too: with a full store nothing else could. */
+	if (c->full)
 		reclaim_check(c);
-	}
 	pump_writes(c);
 	/* With nothing to write there is nothing to try. */
-	if (c->failing && c->retry_ms <= now)
-		c->retry_ms = now + c->backoff_ms;
-	return c->retry_ms == UINT64_MAX ? -1 : (int)(c->retry_ms - now) + 1;
+	if (c->retry_ms <= now)
+		c->retry_ms = now + (c->failing ? c->backoff_ms : FULL_RETRY_MS);
+	return (int)(c->retry_ms - now);
 }
