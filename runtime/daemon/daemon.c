@@ -461,8 +461,10 @@ static void drain(struct daemon *d)
 		(d->cache && cache_n_busy(d->cache)) || (d->learn && !learn_is_idle(d->learn))) {
 		if (d->workers)
 			workers_reap(d->workers);
-		if (d->cache)
+		if (d->cache) {
 			cache_reap(d->cache);
+			cache_tick(d->cache);
+		}
 		sweep(d);
 		if (d->sessions || workers_n_busy(d->workers) || cache_n_busy(d->cache))
 			epoll_wait(d->epoll, events, EVENTS_MAX, 10);
