@@ -1,7 +1,9 @@
 /*
  * Writing and reading records through the store, beside the same reads and writes through a bare ring on one
  * preallocated file: from the same memory (huge pages), of the same length, as many in flight, reads in the
- * same random order. Rounds of all are interleaved; figures are medians over rounds.
+ * same random order. Rounds of all are interleaved; figures are medians over rounds. fio, where it is
+ * installed, does once what the floor does, from memory of its own (small pages, unless it is told
+ * otherwise).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -48,6 +50,7 @@ struct bench {
 	uint32_t n_slots; /* records that memory holds */
 	uint32_t *order;  /* [n], of reading */
 	double gb_s[N_SERIES][ROUNDS_MAX];
+	double fio_gb_s[2]; /* write, read; 0: none */
 };
 
 static double rate(const struct bench *b, uint64_t start_ns)
@@ -171,8 +174,10 @@ static void remove_tree(const char *path)
 
 static int measure_store(struct bench *b, uint32_t round)
 {
-	struct store_config config = {
-		.limit_bytes = (uint64_t)b->record_bytes * b->n * 2 + (1u << 30), .depth = DEPTH};
+	struct store_config config = {.limit_bytes = (uint64_t)b->record_bytes * b->n * 2 + (1u << 30),
+		.depth = DEPTH,
+		.pool_addr = b->memory,
+		.pool_bytes = MEMORY_BYTES};
 	struct store_op *ops = calloc(b->n, sizeof *ops);
 	struct store *s = NULL;
 	char *dir = NULL;
@@ -198,6 +203,49 @@ out:
 	free(dir);
 	free(ops);
 	return r;
+}
+
+/* ---- fio ---- */
+
+/* GB/s of one job, or 0: fio is not there, or failed. */
+static double run_fio(const struct bench *b, bool reading)
+{
+	const char *kind = reading ? "randread" : "write", *side = reading ? "read" : "write";
+	json_t *answer = NULL;
+	char *command = NULL;
+	double rate = 0;
+	FILE *f;
+
+	if (asprintf(&command,
+		    "fio --name=cistern --filename=%s/fio --rw=%s --bs=%zu --size=%llu --iodepth=%d "
+		    "--ioengine=io_uring "
+		    "--direct=1 --output-format=json 2>/dev/null",
+		    b->dir, kind, b->record_bytes, (unsigned long long)b->record_bytes * b->n, DEPTH) < 0)
+		return 0;
+	f = popen(command, "r");
+	if (f) {
+		answer = json_loadf(f, JSON_DISABLE_EOF_CHECK, NULL);
+		pclose(f);
+	}
+	if (answer) {
+		const json_t *job = json_array_get(json_object_get(answer, "jobs"), 0);
+
+		rate = json_number_value(json_object_get(json_object_get(job, side), "bw_bytes")) / 1e9;
+	}
+	json_decref(answer);
+	free(command);
+	return rate;
+}
+
+static void measure_fio(struct bench *b)
+{
+	char *path = NULL;
+
+	b->fio_gb_s[0] = run_fio(b, false);
+	b->fio_gb_s[1] = run_fio(b, true);
+	if (asprintf(&path, "%s/fio", b->dir) >= 0)
+		unlink(path);
+	free(path);
 }
 
 static int measure(struct bench *b, uint32_t n_rounds)
@@ -230,6 +278,8 @@ static int measure(struct bench *b, uint32_t n_rounds)
 		if (r == 0)
 			r = measure_store(b, i);
 	}
+	if (r == 0)
+		measure_fio(b);
 	free(b->order);
 	pool_free(pool);
 	return r;
@@ -253,6 +303,15 @@ static void report(struct bench *b, uint32_t n_rounds, bool json)
 			json_object_set_new(object, names[i], json_real(median));
 		else
 			printf("%-14s %6.2f  (%.2f to %.2f)\n", names[i], median, low, high);
+	}
+	for (int i = 0; i < 2; i++) {
+		static const char *const fio[2] = {"fio: write", "fio: read"};
+
+		if (json)
+			json_object_set_new(
+				object, fio[i], b->fio_gb_s[i] > 0 ? json_real(b->fio_gb_s[i]) : json_null());
+		else if (b->fio_gb_s[i] > 0)
+			printf("%-14s %6.2f\n", fio[i], b->fio_gb_s[i]);
 	}
 	if (json)
 		print_json(object);

@@ -338,6 +338,81 @@ static void purged(void **state)
 	private_daemon_stop(&d);
 }
 
+/* After an engine is started again with another layout or type, under the same name, the old one's chunks are
+ * not for it: a clean miss, never the wrong bytes. The same geometry in other strides is the same model. */
+static void another_geometry_is_a_miss(void **state)
+{
+	const struct private_daemon_options options = {0};
+	struct private_daemon d = daemon_start(&options);
+	struct cistern_layout layouts[E_LAYERS * 2];
+	struct cistern_plane planes[2];
+	struct cistern_model model;
+	float inv_freq[E_DIM / 2];
+	struct engine e;
+	uint32_t id;
+
+	(void)state;
+	engine_open(&e, d.socket, 1);
+	put_and_sync(&e, 1, 512);
+	engine_describe(&model, planes, inv_freq, layouts);
+	for (int i = 0; i < 5; i++) {
+		const uint32_t own = e.model_id;
+
+		engine_describe(&model, planes, inv_freq, layouts);
+		switch (i) {
+		case 0: planes[0].dtype = CISTERN_BF16; break;
+		case 1: planes[1].n_heads++; break;
+		case 2: inv_freq[3] *= 2; break;
+		case 3: model.n_layers--; break;
+		case 4: model.tp_size = 2; break;
+		}
+		assert_int_equal(cistern_register_model(e.c, &model, &id), 0);
+		assert_int_not_equal(id, own);
+		e.model_id = id;
+		assert_int_equal(engine_lookup(&e, 512), 0);
+		e.model_id = own;
+		assert_int_equal(engine_lookup(&e, 512), 2);
+	}
+	engine_close(&e);
+	private_daemon_stop(&d);
+}
+
+/* What is on disk is known before the first LOOKUP, also after a kill: the index, and how much there is. */
+static void accounts_after_restart(void **state)
+{
+	const struct private_daemon_options options = {.store_lines = "size = 8M\nsegment_size = 1M"};
+	struct private_daemon d = daemon_start(&options);
+	char command[400], line[64] = "";
+	struct engine e;
+	json_t *status;
+	long used;
+	FILE *f;
+
+	(void)state;
+	engine_open(&e, d.socket, 1);
+	/* Far more than fits: whatever goes, the limit holds and the sums are right. */
+	for (uint32_t s = 0; s < 60; s++) {
+		engine_prefill(&e, s, 1024);
+		assert_int_equal(engine_put(&e, 1024).status, 0);
+	}
+	assert_int_equal(private_daemon_end(&d, SIGKILL), SIGKILL);
+	assert_int_equal(private_daemon_restart(&d), 0);
+	status = control(&d, "{\"command\":\"status\"}");
+	used = (long)json_integer_value(json_object_get(json_object_get(status, "store"), "used_bytes"));
+	assert_true(json_integer_value(json_object_get(json_object_get(status, "cache"), "chunks")) > 0);
+	json_decref(status);
+	snprintf(command, sizeof command,
+		"du -sb --apparent-size %s/segment-* | awk '{s += $1} END {print s}'", d.store);
+	f = popen(command, "r");
+	assert_non_null(f);
+	assert_non_null(fgets(line, sizeof line, f));
+	pclose(f);
+	assert_int_equal(atol(line), used);
+	assert_true(used > 1 << 20 && used <= 8 << 20);
+	engine_close(&e);
+	private_daemon_stop(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -346,6 +421,8 @@ int main(void)
 		cmocka_unit_test(limits),
 		cmocka_unit_test(quotas),
 		cmocka_unit_test(purged),
+		cmocka_unit_test(another_geometry_is_a_miss),
+		cmocka_unit_test(accounts_after_restart),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-/* What the cache's files share: cache.c has the life of an entry, room.c who gets what part of the pool,
+/* What the cache's files share: cache.c has the life of an entry, remove.c its end
+ * by order, room.c who gets what part of the pool,
  * spill.c the way to the disk and back, reclaim.c room on the disk. Front thread. */
 #ifndef RUNTIME_DAEMON_CACHE_INTERNAL_H
 #define RUNTIME_DAEMON_CACHE_INTERNAL_H
