@@ -26,7 +26,7 @@ void engine_start_sync(struct task *t);
 
 /* Begins to close the open segment, which it is. */
 void engine_close_segment(struct engine *e, struct segment *g);
-/* Starts a round for those who wait, when there is none. */
-void engine_sync_what_waits(struct engine *e);
+/* Starts a round for those who wait, when there is none. Whether it has ended already. */
+bool engine_sync_what_waits(struct engine *e);
 
 #endif

@@ -111,12 +111,12 @@ static uint64_t oldest_write(const struct engine *e)
 	return oldest;
 }
 
-void engine_sync_what_waits(struct engine *e)
+bool engine_sync_what_waits(struct engine *e)
 {
 	uint64_t oldest;
 
 	if (!e->syncs || e->round)
-		return;
+		return false;
 	oldest = oldest_write(e);
 	for (struct task **link = &e->syncs; *link;) {
 		struct task *t = *link;
@@ -129,8 +129,10 @@ void engine_sync_what_waits(struct engine *e)
 		t->next = e->round;
 		e->round = t;
 	}
-	if (e->round)
-		start_round(e);
+	if (!e->round)
+		return false;
+	start_round(e);
+	return !e->round;
 }
 
 void engine_start_sync(struct task *t)

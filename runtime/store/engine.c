@@ -141,11 +141,15 @@ void engine_turn(struct engine *e)
 {
 	uint32_t others_max = e->depth - e->depth / 4;
 
-	while (e->reads.first && e->idle && start_first(e, &e->reads))
-		;
-	while (e->others.first && e->idle && e->n_busy_others < others_max && start_first(e, &e->others))
-		;
-	engine_sync_what_waits(e);
+	do {
+		while (e->reads.first && e->idle && start_first(e, &e->reads))
+			;
+		while (e->others.first && e->idle && e->n_busy_others < others_max &&
+			start_first(e, &e->others))
+			;
+		/* Syncs that find nothing to sync end at once, and nothing else will tell those who wait for
+		 * their tasks. */
+	} while (engine_sync_what_waits(e) && (e->others.first || e->reads.first));
 }
 
 void engine_wait(struct engine *e)

@@ -176,6 +176,31 @@ static void busy_segments_stay(void **state)
 	free(read.data);
 }
 
+/* So many syncs that they take every place there is for what is no read, with nothing to sync: they end, and
+ * what waited behind them goes on though nothing on the disk tells of it. */
+static void syncs_that_end_at_once(void **state)
+{
+	enum { DEPTH = 8, N = DEPTH * 3 };
+	struct bench b;
+	struct store_op syncs[N], write;
+
+	open_engine(&b, *state, DEPTH);
+	for (uint32_t i = 0; i < N; i++) {
+		syncs[i] = (struct store_op){.kind = STORE_SYNC, .status = 1};
+		engine_submit(&b.engine, &syncs[i]);
+	}
+	make_write(&write, 3);
+	engine_submit(&b.engine, &write);
+	engine_turn(&b.engine);
+	assert_null(b.engine.others.first);
+	for (uint32_t i = 0; i < N; i++)
+		assert_int_equal(syncs[i].status, 0);
+	run_until_idle(&b);
+	assert_int_equal(write.status, 0);
+	close_engine(&b);
+	free(write.data);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -184,6 +209,7 @@ int main(void)
 		TEST(one_sync_for_many),
 		TEST(reads_go_first),
 		TEST(busy_segments_stay),
+		TEST(syncs_that_end_at_once),
 	};
 
 	log_set_level(LOG_LEVEL_WARNING);
