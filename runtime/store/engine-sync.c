@@ -41,6 +41,8 @@ static void segment_synced(struct io_request *r, int status)
 
 	g->n_in_flight--;
 	g->in_sync = false;
+	/* Tombstones here may make those in other files superfluous now. */
+	((struct engine *)g->owner)->segments.nothing_to_reclaim = false;
 	if (status < 0) {
 		g->dirty = true;
 		log_error("store: segment-%08x: sync: %s", g->number, strerror(-status));

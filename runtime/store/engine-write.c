@@ -24,6 +24,7 @@ static void closed(struct segment *g, uint64_t len_bytes)
 	g->headers = NULL;
 	g->n_headers = g->headers_capacity = 0;
 	g->state = SEGMENT_CLOSED;
+	e->segments.nothing_to_reclaim = false;
 	segment_trim(&e->segments, g);
 	e->n_closing--;
 }

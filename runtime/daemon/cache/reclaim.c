@@ -74,20 +74,56 @@ static void finish(struct cache *c)
 	*r = (struct reclaim){0};
 }
 
+/* What could not be moved for want of room goes, or the store would stay as full as it is. Returns how many.
+ */
+static uint32_t drop_unmoved(struct cache *c)
+{
+	const struct reclaim *r = &c->reclaim;
+	struct candidates which = {.c = c};
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < r->list->n; i++) {
+		const struct store_record *record = &r->list->records[i];
+		struct index_entry *e;
+		struct index_key id;
+
+		if (record->kind != STORE_RECORD_FRAME)
+			continue;
+		index_key_make(&id, record->name_space, record->fingerprint, record->key);
+		e = index_find(c->index, &id);
+		if (!e || e->segment != record->location.segment ||
+			(uint64_t)e->page * STORE_ALIGN != record->location.offset ||
+			!may_go(&which, index_number(c->index, e)))
+			continue;
+		c->stats.n_disk_evicted++;
+		drop_location(c, e, true);
+		if (!e->record)
+			kill_entry(c, e);
+		n++;
+	}
+	return n;
+}
+
 static void moves_synced(struct cache *c, struct cache_op *op)
 {
 	struct reclaim *r = &c->reclaim;
+	bool progress = !r->failed;
 
 	if (op->op.status == 0) {
 		for (uint32_t i = 0; i < r->n_moved; i++)
 			store_forget(c->store, &r->moved[i]);
+		if (r->failed && c->full)
+			progress = drop_unmoved(c) || r->n_moved;
 	} else {
 		note_write(c, op->op.status);
+		progress = false;
 	}
 	free(op);
 	finish(c);
-	room_on_disk(c, false);
-	reclaim_check(c);
+	/* Without progress this would go round and round: it is tried again in a while. */
+	room_on_disk(c, !progress);
+	if (progress)
+		reclaim_check(c);
 }
 
 static void end_move(struct cache *c, struct cache_op *op)
