@@ -172,5 +172,6 @@ int crowd_run(const struct private_daemon *d, int n_clients, int seconds)
 	printf("%d clients, %d s, %llu operations, %d clients found fault; %ld KiB at a third of the time, "
 	       "%ld at the end\n",
 		n_clients, seconds, (unsigned long long)total, n_faults, at_third, at_end);
-	return n_faults + (at_end > at_third + at_third / 20 + 8192);
+	/* Within seconds nothing is warm, and a sanitizer keeps for a while what was freed. */
+	return n_faults + (seconds >= 60 && at_end > at_third + at_third / 20 + 8192);
 }
