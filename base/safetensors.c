@@ -31,6 +31,7 @@ static const struct {
 	[SAFETENSORS_F32] = {"F32", 4},
 	[SAFETENSORS_F64] = {"F64", 8},
 	[SAFETENSORS_U8] = {"U8", 1},
+	[SAFETENSORS_U16] = {"U16", 2},
 	[SAFETENSORS_I32] = {"I32", 4},
 	[SAFETENSORS_I64] = {"I64", 8},
 };

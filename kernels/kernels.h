@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/geometry.h"
+#include "kernels/levels.h"
 
 /* One layer of one plane in paged memory: element (b, t, h, d) at base + b*block_stride + t*token_stride +
  * h*head_stride + d*sizeof(dtype). Strides in bytes. Same form as struct cistern_layout. */
@@ -52,8 +53,6 @@ struct token_statistic {
 	float dot;      /* direction (x - centre) */
 };
 
-enum { QUANT_BITS_MAX = 8 };
-
 struct kernels {
 	const char *name; /* "cpu/avx512", "cpu/avx2", "cpu/generic", ... */
 
@@ -64,17 +63,17 @@ struct kernels {
 
 	/* Reads tokens[0 .. n_tokens) (indices into the run) of one layer and writes
 	 * x[i * x_stride + h * dim + d] (f32): converted, rotation undone (rope row i belongs to tokens[i];
-	 * NULL for a plane without), mean[h * dim + d] subtracted (NULL: zero). Traffic: w * (2 + 4) bytes a
-	 * token in bf16. */
+	 * NULL for a plane without), mean[h * dim + d] subtracted (NULL: zero), times scale[h * dim + d]
+	 * (NULL: one). Traffic: w * (2 + 4) bytes a token in bf16. */
 	void (*gather)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
 		const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean,
-		float *x, size_t x_stride);
+		const float *scale, float *x, size_t x_stride);
 
-	/* The inverse: adds mean, rotates, converts (round to nearest even, saturating to the largest finite
-	 * f16), writes. */
+	/* The inverse: multiplies by scale, which is one over gather's, adds mean, rotates, converts (round
+	 * to nearest even, saturating to the largest finite f16), writes. */
 	void (*scatter)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
 		const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean,
-		const float *x, size_t x_stride);
+		const float *scale, const float *x, size_t x_stride);
 
 	/* The same tokens as they lie in memory, bit for bit: raw is [n_tokens, w] elements of the plane's
 	 * dtype. */
@@ -100,38 +99,47 @@ struct kernels {
 	void (*transpose)(
 		const float *src, size_t src_stride, size_t rows, size_t cols, float *dst, size_t dst_stride);
 
-	/* Quantises rows of c, all with the same number of bits (1 to 8), and packs them: row i's codes
-	 * follow each other, quant_packed_bits(bits) bits each, LSB first, and end on a byte boundary:
-	 * quant_row_bytes(T, bits) bytes a row. The
-	 * step of each row is chosen by quant_step() from the row's own statistics and stored as f16 in
-	 * steps[i]; formula.h has the formulae. coded[t] += what the row adds to the squared error of token
-	 * t; kept[t] += c[i][t]^2. */
-	void (*quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_tokens, unsigned bits,
-		uint16_t *steps, uint8_t *packed, float *coded, float *kept);
+	/* The plain codec's quantiser: rows of c to 8-bit codes, codes [n_rows, n_tokens]. The step of each
+	 * row is chosen from the row's own statistics and stored as f16 in steps[i]; formula.h has the
+	 * formulae. coded[t] += what the row adds to the squared error of token t; kept[t] += c[i][t]^2. */
+	void (*quantise)(const float *c, size_t c_stride, size_t n_rows, size_t n_tokens, uint16_t *steps,
+		uint8_t *codes, float *coded, float *kept);
 
 	/* The inverse: c[i][t] from codes and steps. */
-	void (*dequantise)(const uint8_t *packed, const uint16_t *steps, size_t n_rows, size_t n_tokens,
-		unsigned bits, float *c, size_t c_stride);
+	void (*dequantise)(const uint8_t *codes, const uint16_t *steps, size_t n_rows, size_t n_tokens,
+		float *c, size_t c_stride);
 
 	/* Statistics of tokens [0, n_tokens) of the run in one layer: out is [n_tokens, n_heads]; rope row i
 	 * belongs to token i (NULL for a plane without). Traffic: 2 w bytes a token in bf16. */
 	void (*statistics)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
 		size_t n_tokens, const struct rope_table *rope, const struct statistics_basis *basis,
 		struct token_statistic *out);
+
+	/* The transform codec's quantiser, along the trellis of base/levels.h: r components of c to codes
+	 * [r, codes_stride] (kernels/levels.h: level and set). rows[i]: of component i's class. lost[t] +=
+	 * the squared error of token t, infinite when a coefficient is over what levels reach; kept[t] +=
+	 * c[i][t]^2. work: levels_work_bytes(r), aligned to 64 bytes. A token's codes do not depend on other
+	 * tokens. */
+	void (*quantise_levels)(const float *c, size_t c_stride, size_t r, size_t n_tokens,
+		const struct levels_coder *coder, const struct levels_row *rows, float step, int16_t *codes,
+		size_t codes_stride, float *lost, float *kept, void *work);
+
+	/* The inverse. */
+	void (*dequantise_levels)(const int16_t *codes, size_t codes_stride, size_t r, size_t n_tokens,
+		const struct levels_coder *coder, const struct levels_row *rows, float step, float *c,
+		size_t c_stride);
+
+	/* Codes to a rANS stream at out; room: at least levels_encoded_max(r, n_tokens). Returns its bytes.
+	 * rows[i] need not be those that the quantiser had. */
+	size_t (*encode_levels)(const int16_t *codes, size_t codes_stride, size_t r, size_t n_tokens,
+		const struct levels_coder *coder, const struct levels_row *rows, uint8_t *out, size_t room);
+
+	/* The inverse: 0, or -1 when the stream is not one of that many codes; codes is written all the same.
+	 * states: [n_tokens], working memory. */
+	int (*decode_levels)(const uint8_t *in, size_t len, size_t r, size_t n_tokens,
+		const struct levels_coder *coder, const struct levels_row *rows, int16_t *codes,
+		size_t codes_stride, uint8_t *states);
 };
-
-/* What a code of this width takes in a row. Widths that divide a byte are packed side by side; the others
- * have a byte of their own, since codes that straddle bytes would hide their distribution from an entropy
- * coder of bytes (DEFLATE), which then saves more than packing did. */
-static inline unsigned quant_packed_bits(unsigned bits)
-{
-	return bits == 1 || bits == 2 || bits == 4 ? bits : 8;
-}
-
-static inline size_t quant_row_bytes(size_t n_tokens, unsigned bits)
-{
-	return (n_tokens * quant_packed_bits(bits) + 7) / 8;
-}
 
 /* The host backend, the best variant for this CPU. CISTERN_CPU=generic|avx2|avx512 in the environment caps it
  * (valgrind knows no AVX-512). Never NULL. First call is not thread-safe; later ones are. */

@@ -9,6 +9,7 @@
 #include "base/fault.h"
 
 #include "policy/covariance.h"
+#include "policy/ladder.h"
 #include "policy/pca.h"
 
 enum {
@@ -16,18 +17,10 @@ enum {
 	HELD_OUT_EVERY = 7,
 	HELD_OUT_TOKENS_MIN = 256,
 	CHUNK_TOKENS_MAX = 4096,
-	/* What a frame costs beside codes and steps (docs/frame-format.md): its header and the map of token
-	 * classes; for a part the section of its steps; for every width in use a section and the code lengths
-	 * of its DEFLATE stream. */
-	FRAME_BYTES = 192 + 40 + 8,
-	PART_BYTES = 40,
-	WIDTH_BYTES = 40 + 60,
-	/* Of the 16 bits of a step, after DEFLATE. */
-	STEP_BITS = 11,
 };
 
 /* Rungs are made this much coarser than they are called: the last chunk of a sequence, with the window in it,
- * spends its steps and headers on few tokens, and the ratio is promised for sequences. */
+ * spends its headers on few tokens, and the ratio is promised for sequences. */
 static const double MARGIN = 1.01;
 
 /* Of a part's variance: the components that hold it are where learning again starts from. */
@@ -45,10 +38,11 @@ struct part {
 	int has_held_out;
 	size_t n_known;     /* components that a next learning may start from; 0: none */
 	uint64_t n_learned; /* tokens; 0 before learning */
+	float *weight;      /* [p]; NULL: 1 */
 	/* Once learned: */
 	float *mean;     /* [p] */
 	float *basis;    /* [p, p] */
-	float *variance; /* [p], falling */
+	float *variance; /* [p], falling, weighted as the next two */
 	double total;    /* of all components */
 	double mean_energy;
 };
@@ -56,6 +50,7 @@ struct part {
 struct calibrate {
 	struct geometry geometry;
 	struct calibrate_options options;
+	struct levels_model models[GEOMETRY_PLANES_MAX];
 	uint32_t n_parts;
 	struct part parts[];
 };
@@ -64,10 +59,9 @@ void calibrate_options_init(struct calibrate_options *o)
 {
 	static const float ladder[] = {4, 6, 8, 12, 16, 20, 32, 40};
 
-	*o = (struct calibrate_options){.chunk_tokens = 256, .run = 8};
+	*o = (struct calibrate_options){.chunk_tokens = 256, .plane_weight = {1, 0.5}};
 	o->n_rungs = sizeof ladder / sizeof ladder[0];
 	memcpy(o->rungs, ladder, sizeof ladder);
-	allocate_default_tables(&o->tables);
 }
 
 static int check_options(const struct calibrate_options *o, char *why, size_t why_len)
@@ -75,8 +69,10 @@ static int check_options(const struct calibrate_options *o, char *why, size_t wh
 	if (o->chunk_tokens == 0 || o->chunk_tokens > CHUNK_TOKENS_MAX)
 		return fault_say(-EINVAL, why, why_len, "chunks of %u tokens, not 1 to %d", o->chunk_tokens,
 			CHUNK_TOKENS_MAX);
-	if (o->run == 0)
-		return fault_say(-EINVAL, why, why_len, "runs of no component");
+	for (uint32_t plane = 0; plane < GEOMETRY_PLANES_MAX; plane++)
+		if (!(o->plane_weight[plane] > 0 && o->plane_weight[plane] <= 1e6))
+			return fault_say(-EINVAL, why, why_len,
+				"plane %u: weight is not over 0 and at most 1e6", plane);
 	if (o->n_rungs == 0 || o->n_rungs > TRANSFORM_RUNGS_MAX)
 		return fault_say(
 			-EINVAL, why, why_len, "%u rungs, not 1 to %d", o->n_rungs, TRANSFORM_RUNGS_MAX);
@@ -124,6 +120,8 @@ int calibrate_new(const struct geometry *g, const struct calibrate_options *opti
 		return -ENOMEM;
 	c->geometry = *g;
 	c->options = *options;
+	for (uint32_t plane = 0; plane < GEOMETRY_PLANES_MAX; plane++)
+		levels_model_default(&c->models[plane]);
 	for (uint32_t plane = 0; plane < g->n_planes; plane++) {
 		uint32_t n = group_layers(g, plane, options->layers_per_group);
 
@@ -153,6 +151,7 @@ struct calibrate *calibrate_free(struct calibrate *c)
 		covariance_free(c->parts[i].learning);
 		covariance_free(c->parts[i].held_out);
 		forget_learned(&c->parts[i]);
+		free(c->parts[i].weight);
 	}
 	free(c);
 	return NULL;
@@ -217,6 +216,19 @@ void calibrate_fade(struct calibrate *c, uint32_t part, uint64_t n_tokens)
 	if (p->held_out)
 		covariance_fade(p->held_out, n_held_out);
 	p->n_known = 0;
+}
+
+int calibrate_set_weight(struct calibrate *c, uint32_t part, const float *weight)
+{
+	struct part *p = &c->parts[part];
+
+	if (!p->weight)
+		p->weight = malloc(p->p * sizeof *p->weight);
+	if (!p->weight)
+		return -ENOMEM;
+	memcpy(p->weight, weight, p->p * sizeof *weight);
+	p->n_known = 0; /* the last basis is of another metric */
+	return 0;
 }
 
 /* Two covariances a part (covariance.h) with room for a batch, and basis; once, what learning one part takes:
@@ -319,6 +331,23 @@ static size_t components_known(const struct part *part)
 	return k <= part->p / 3 ? k : 0;
 }
 
+static double weight_of(const struct part *part, size_t i)
+{
+	return part->weight ? (double)part->weight[i] : 1;
+}
+
+/* As covariance_matrix, of the weighted features. */
+static void weighted_matrix(
+	const struct part *part, struct covariance *covariance, const double *centre, double *matrix)
+{
+	size_t p = part->p;
+
+	covariance_matrix(covariance, centre, matrix);
+	for (size_t i = 0; part->weight && i < p; i++)
+		for (size_t j = 0; j < p; j++)
+			matrix[i * p + j] *= weight_of(part, i) * weight_of(part, j);
+}
+
 /* From the last one when there is one. Each such step adds its rounding; when it gets too much, the next
  * starts from nothing. mean: [p], room. */
 static int find_basis(struct part *part, double *matrix, const struct source *source, double *mean)
@@ -328,14 +357,14 @@ static int find_basis(struct part *part, double *matrix, const struct source *so
 
 	covariance_mean(source->learning, mean);
 	if (part->n_known) {
-		covariance_matrix(source->learning, mean, matrix);
+		weighted_matrix(part, source->learning, mean, matrix);
 		r = pca_refine(matrix, p, part->n_known, part->basis);
 		if (r == 0 && pca_deviation(part->basis, p, p) > DEVIATION_MAX / 2)
 			r = -EDOM;
 	}
 	if (r != -EDOM)
 		return r;
-	covariance_matrix(source->learning, mean, matrix);
+	weighted_matrix(part, source->learning, mean, matrix);
 	r = pca(matrix, p, part->basis);
 	return r == 0 && pca_deviation(part->basis, p, p) > DEVIATION_MAX ? -EDOM : r;
 }
@@ -349,14 +378,14 @@ static int decompose(
 	r = find_basis(part, matrix, source, variance);
 	if (r < 0)
 		return r;
-	covariance_matrix(source->measured, mean, matrix);
+	weighted_matrix(part, source->measured, mean, matrix);
 	r = pca_variance(matrix, part->basis, p, p, variance);
 	if (r < 0)
 		return r;
 	part->total = part->mean_energy = 0;
 	for (size_t i = 0; i < p; i++) {
 		part->total += matrix[i * p + i];
-		part->mean_energy += mean[i] * mean[i];
+		part->mean_energy += mean[i] * mean[i] * weight_of(part, i) * weight_of(part, i);
 		part->mean[i] = (float)mean[i];
 	}
 	return sort_rows(part, variance);
@@ -418,74 +447,77 @@ int calibrate_learn(struct calibrate *c, uint32_t part)
 	return 0;
 }
 
-void calibrate_set_tables(struct calibrate *c, const struct allocate_tables *tables)
+void calibrate_count_levels(struct calibrate *c, const struct levels_counts *counts)
 {
-	c->options.tables = *tables;
+	for (uint32_t plane = 0; plane < c->geometry.n_planes; plane++)
+		levels_model_update(&c->models[plane], &counts[plane]);
 }
 
-/* Bits of all parts and rungs on their way to a transform. */
+/* A transform on its way. */
 struct draft {
-	struct allocate_part *wishes; /* [n_parts], bits set to the rung in work */
-	struct transform_part *parts; /* [n_parts] */
-	uint8_t **bits;               /* [n_parts] of [n_rungs, p] */
-	uint8_t **packed;             /* [n_parts] of [n_rungs, r] */
+	struct transform transform;
+	struct transform_part parts[GEOMETRY_PLANES_MAX * GEOMETRY_LAYERS_MAX];
+	struct ladder_part ladder[GEOMETRY_PLANES_MAX * GEOMETRY_LAYERS_MAX];
+	struct levels_tables tables[GEOMETRY_PLANES_MAX];
+	double lost[GEOMETRY_PLANES_MAX * GEOMETRY_LAYERS_MAX]; /* of a rung */
+	uint32_t coded[GEOMETRY_PLANES_MAX * GEOMETRY_LAYERS_MAX];
+	float *memory; /* weights and deviations of all parts */
 };
 
-static void draft_fini(struct draft *d, uint32_t n_parts)
+static struct draft *draft_free(struct draft *d)
 {
-	for (uint32_t i = 0; i < n_parts; i++) {
-		if (d->bits)
-			free(d->bits[i]);
-		if (d->packed)
-			free(d->packed[i]);
-	}
-	free(d->wishes);
-	free(d->parts);
-	free(d->bits);
-	free(d->packed);
+	if (d)
+		free(d->memory);
+	free(d);
+	return NULL;
 }
 
-/* Every plane's error counts relative to its variance, so that neither drowns the other. */
-static int draft_init(struct draft *d, const struct calibrate *c)
+/* Weights such that a plane's variance is its plane_weight, and deviations to match. */
+static struct draft *draft_new(const struct calibrate *c)
 {
+	struct draft *d = calloc(1, sizeof *d);
 	double total[GEOMETRY_PLANES_MAX] = {0};
+	size_t n = 0;
+	float *at;
 
-	*d = (struct draft){0};
-	d->wishes = calloc(c->n_parts, sizeof *d->wishes);
-	d->parts = calloc(c->n_parts, sizeof *d->parts);
-	d->bits = calloc(c->n_parts, sizeof *d->bits);
-	d->packed = calloc(c->n_parts, sizeof *d->packed);
-	if (!d->wishes || !d->parts || !d->bits || !d->packed)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < c->n_parts; i++)
+	for (uint32_t i = 0; i < c->n_parts; i++) {
 		total[c->parts[i].plane] += c->parts[i].total;
+		n += 2 * c->parts[i].p;
+	}
+	if (d)
+		d->memory = malloc(n * sizeof *d->memory);
+	if (!d || !d->memory)
+		return draft_free(d);
+	at = d->memory;
 	for (uint32_t i = 0; i < c->n_parts; i++) {
 		const struct part *part = &c->parts[i];
+		const double scale = total[part->plane] > 0
+					     ? sqrt(c->options.plane_weight[part->plane] / total[part->plane])
+					     : 1;
+		float *weight = at, *deviation = at + part->p;
 
-		d->bits[i] = calloc(c->options.n_rungs * part->p, 1);
-		d->packed[i] = calloc(c->options.n_rungs * part->p, 1);
-		if (!d->bits[i] || !d->packed[i])
-			return -ENOMEM;
-		d->wishes[i] = (struct allocate_part){.variance = part->variance,
-			.n_components = (uint32_t)part->p,
-			.weight = total[part->plane] > 0 ? 1 / total[part->plane] : 0};
+		at += 2 * part->p;
+		for (size_t k = 0; k < part->p; k++) {
+			weight[k] = (float)(weight_of(part, k) * scale);
+			deviation[k] = (float)(sqrt(fmax(0, (double)part->variance[k])) * scale);
+		}
+		calibrate_part(c, i, &d->parts[i]);
+		d->parts[i].mean = part->mean;
+		d->parts[i].weight = weight;
+		d->parts[i].basis = part->basis;
+		d->parts[i].deviation = deviation;
+		d->ladder[i] = (struct ladder_part){deviation, (uint32_t)part->p, &c->models[part->plane]};
 	}
-	return 0;
-}
-
-/* Bits a token that the frame takes beside codes and steps. */
-static double overhead(const struct calibrate *c, const struct draft *d)
-{
-	double bytes = FRAME_BYTES;
-
-	for (uint32_t i = 0; i < c->n_parts; i++) {
-		unsigned seen = 0;
-
-		for (size_t k = 0; k < c->parts[i].p; k++)
-			seen |= 1u << d->wishes[i].bits[k];
-		bytes += PART_BYTES + WIDTH_BYTES * __builtin_popcount(seen & ~1u);
-	}
-	return 8 * bytes / c->options.chunk_tokens;
+	for (uint32_t plane = 0; plane < c->geometry.n_planes; plane++)
+		d->tables[plane] = c->models[plane].tables;
+	d->transform = (struct transform){.n_rungs = c->options.n_rungs,
+		.n_planes = c->geometry.n_planes,
+		.tables = d->tables,
+		.n_parts = c->n_parts,
+		.parts = d->parts};
+	memcpy(d->transform.rung_ratio, c->options.rungs, sizeof d->transform.rung_ratio);
+	geometry_fingerprint(&c->geometry, d->transform.fingerprint);
+	return d;
 }
 
 /* The ratio counts 16 bits a feature, whatever the source's element type. */
@@ -498,51 +530,35 @@ static double source_bits(const struct calibrate *c)
 	return bits;
 }
 
-static int solve_rung(const struct calibrate *c, struct draft *d, uint32_t rung, double *ratio)
+static void solve_rung(
+	const struct calibrate *c, struct draft *d, uint32_t rung, struct calibrate_report *report)
 {
-	struct allocate_options options = {.tables = &c->options.tables,
-		.run = c->options.run,
-		.side_bits_per_token = (double)STEP_BITS / c->options.chunk_tokens};
-	double target = source_bits(c) / (MARGIN * (double)c->options.rungs[rung]), assumed = 0, found;
-	struct allocate_result result;
-	int r;
-
-	for (uint32_t i = 0; i < c->n_parts; i++)
-		d->wishes[i].bits = d->bits[i] + rung * c->parts[i].p;
-	/* The overhead depends on the widths in use and they on the budget. Assuming ever more of it ends, as
-	 * there are only so many widths. */
-	for (;;) {
-		options.budget = target - assumed;
-		r = allocate(d->wishes, c->n_parts, &options, &result);
-		if (r < 0)
-			return r;
-		found = overhead(c, d);
-		if (found <= assumed)
-			break;
-		assumed = found;
-	}
-	*ratio = source_bits(c) / (result.bits_per_token + found);
-	return 0;
-}
-
-static void report_rung(
-	const struct calibrate *c, const struct draft *d, uint32_t rung, struct calibrate_report *report)
-{
+	struct ladder_point point = {.lost = d->lost, .coded = d->coded};
+	const double target = source_bits(c) / (MARGIN * (double)c->options.rungs[rung]);
+	const float step = (float)ladder_step(d->ladder, c->n_parts, c->options.chunk_tokens, target);
 	double lost[GEOMETRY_PLANES_MAX] = {0};
 
+	d->transform.step[rung] =
+		rung && step < d->transform.step[rung - 1] ? d->transform.step[rung - 1] : step;
+	ladder_at(d->ladder, c->n_parts, c->options.chunk_tokens, (double)d->transform.step[rung], &point);
+	report->rungs[rung].ratio = source_bits(c) / point.bits;
 	for (uint32_t i = 0; i < c->n_parts; i++) {
-		const struct part *part = &c->parts[i];
-
-		for (size_t k = 0; k < part->p; k++) {
-			uint8_t b = d->wishes[i].bits[k];
-
-			lost[part->plane] += (double)part->variance[k] * c->options.tables.distortion[b];
-			report->rungs[rung].components[part->plane] += b > 0;
-		}
+		lost[c->parts[i].plane] += d->lost[i];
+		report->rungs[rung].components[c->parts[i].plane] += d->coded[i];
+		/* One at least, as a part without any has no shape. */
+		if (d->parts[i].n_components < d->coded[i] || !d->parts[i].n_components)
+			d->parts[i].n_components = d->coded[i] ? d->coded[i] : 1;
 	}
-	for (uint32_t plane = 0; plane < c->geometry.n_planes; plane++)
-		if (report->energy[plane] > 0)
-			report->rungs[rung].error[plane] = sqrt(lost[plane] / report->energy[plane]);
+	for (uint32_t plane = 0; plane < c->geometry.n_planes; plane++) {
+		/* The ladder's variance of a plane is its weight. */
+		const double energy = report->variance[plane] > 0
+					      ? c->options.plane_weight[plane] * report->energy[plane] /
+							report->variance[plane]
+					      : 0;
+
+		if (energy > 0)
+			report->rungs[rung].error[plane] = sqrt(lost[plane] / energy);
+	}
 }
 
 static void report_planes(const struct calibrate *c, struct calibrate_report *report)
@@ -566,57 +582,25 @@ static void report_planes(const struct calibrate *c, struct calibrate_report *re
 	}
 }
 
-/* Keeps the components that some rung uses; one at least, as a part without any has no shape. */
-static void pack_part(const struct calibrate *c, struct draft *d, uint32_t i)
-{
-	const struct part *part = &c->parts[i];
-	struct transform_part *out = &d->parts[i];
-	size_t used = 1;
-
-	for (uint32_t rung = 0; rung < c->options.n_rungs; rung++)
-		for (size_t k = used; k < part->p; k++)
-			if (d->bits[i][rung * part->p + k])
-				used = k + 1;
-	for (uint32_t rung = 0; rung < c->options.n_rungs; rung++)
-		memcpy(d->packed[i] + rung * used, d->bits[i] + rung * part->p, used);
-	calibrate_part(c, i, out);
-	out->n_components = (uint32_t)used;
-	out->mean = part->mean;
-	out->basis = part->basis;
-	out->variance = part->variance;
-	out->bits = d->packed[i];
-}
-
 int calibrate_finish(
 	struct calibrate *c, const char *note, void **data, size_t *len, struct calibrate_report *report)
 {
 	struct calibrate_report found = {0};
-	struct transform t = {.n_rungs = c->options.n_rungs, .n_parts = c->n_parts};
-	struct draft d;
+	struct draft *d;
 	int r;
 
 	for (uint32_t i = 0; i < c->n_parts; i++)
 		if (!c->parts[i].n_learned)
 			return -EINVAL;
-	r = draft_init(&d, c);
-	if (r < 0)
-		goto out;
+	d = draft_new(c);
+	if (!d)
+		return -ENOMEM;
 	report_planes(c, &found);
-	for (uint32_t rung = 0; rung < t.n_rungs; rung++) {
-		r = solve_rung(c, &d, rung, &found.rungs[rung].ratio);
-		if (r < 0)
-			goto out;
-		report_rung(c, &d, rung, &found);
-	}
-	for (uint32_t i = 0; i < c->n_parts; i++)
-		pack_part(c, &d, i);
-	t.parts = d.parts;
-	memcpy(t.rung_ratio, c->options.rungs, sizeof t.rung_ratio);
-	geometry_fingerprint(&c->geometry, t.fingerprint);
-	r = transform_serialise(&t, found.n_tokens, note, data, len);
+	for (uint32_t rung = 0; rung < c->options.n_rungs; rung++)
+		solve_rung(c, d, rung, &found);
+	r = transform_serialise(&d->transform, found.n_tokens, note, data, len);
 	if (r == 0 && report)
 		*report = found;
-out:
-	draft_fini(&d, c->n_parts);
+	draft_free(d);
 	return r;
 }

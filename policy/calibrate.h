@@ -16,27 +16,28 @@
 #include <stdint.h>
 
 #include "base/geometry.h"
-#include "policy/allocate.h"
+#include "policy/levels-model.h"
 #include "policy/transform.h"
 
 enum {
-	CALIBRATE_GROUP_FEATURES_MAX = 4096, /* widest layer group chosen unasked */
+	CALIBRATE_GROUP_FEATURES_MAX = 2048, /* widest layer group chosen unasked */
 	CALIBRATE_FEATURES_MAX = 16384,      /* and at all: the covariance takes 24 p^2 bytes meanwhile */
 };
 
 struct calibrate_options {
 	uint32_t layers_per_group; /* 0: as many as fit CALIBRATE_GROUP_FEATURES_MAX, one at least */
-	uint32_t chunk_tokens;     /* tokens that share quantiser steps and a frame; at most 4096 */
-	uint32_t run;              /* components that share a width */
+	uint32_t chunk_tokens;     /* tokens that share a frame; at most 4096 */
 	uint32_t n_rungs;
 	float rungs[TRANSFORM_RUNGS_MAX]; /* ratios of 16-bit source over frame, rising */
-	struct allocate_tables tables;
+	/* What a plane's squared error counts for, relative to its variance; over 0. */
+	double plane_weight[GEOMETRY_PLANES_MAX];
 	/* calibrate_learn lets the covariances stay: more may be added then, and learned again, from where
 	 * the last time ended (pca_refine). For a source that never ends. */
 	int keep;
 };
 
-/* Groups chosen by size, chunks of 256, runs of 8, rungs 4 6 8 12 16 20 32 40, the default tables. */
+/* Groups chosen by size, chunks of 256, rungs 4 6 8 12 16 20 32 40; the values' squared error counts for half
+ * of the keys' (docs/codec-notes.md). */
 void calibrate_options_init(struct calibrate_options *o);
 
 struct calibrate;
@@ -56,6 +57,11 @@ int calibrate_add(struct calibrate *c, uint32_t part, const float *x, size_t x_s
 /* Tokens taken, without those left out. */
 uint64_t calibrate_count(const struct calibrate *c, uint32_t part);
 
+/* Makes a part's features count by weight [p], all over 0 and finite: the transform's metric (transform.h),
+ * up to a factor for the plane that calibrate_finish finds. Copied; not set: 1. Before calibrate_learn.
+ * -ENOMEM. */
+int calibrate_set_weight(struct calibrate *c, uint32_t part, const float *weight);
+
 /* Turns what was added into mean, basis and variances and lets the covariance go. No more may be added,
  * unless options.keep. -ENODATA: fewer than 2 tokens, or learned before; -EDOM: the decomposition failed;
  * -ENOMEM; then what was learned before holds, with options.keep. */
@@ -70,25 +76,26 @@ uint64_t calibrate_bytes(const struct calibrate *c);
 struct calibrate_report {
 	uint64_t n_tokens;                           /* of the part that has least */
 	int held_out;                                /* 0: too few tokens to hold any out */
-	double variance[GEOMETRY_PLANES_MAX];        /* of a token, over all layers */
+	double variance[GEOMETRY_PLANES_MAX];        /* of a token, over all layers, in the metric */
 	double energy[GEOMETRY_PLANES_MAX];          /* the same without subtracting the mean */
 	uint32_t n_features[GEOMETRY_PLANES_MAX];    /* of a token, over all layers */
 	uint32_t components_99[GEOMETRY_PLANES_MAX]; /* that hold 99% of the variance */
 	struct {
-		double ratio;                      /* predicted, side information counted */
-		double error[GEOMETRY_PLANES_MAX]; /* predicted relative L2 error, as the codec counts */
-		uint32_t components[GEOMETRY_PLANES_MAX]; /* with any bits */
+		double ratio;                             /* predicted, side information counted */
+		double error[GEOMETRY_PLANES_MAX];        /* predicted relative error, as the codec counts */
+		uint32_t components[GEOMETRY_PLANES_MAX]; /* coded */
 	} rungs[TRANSFORM_RUNGS_MAX];
 };
 
-/* Allocates bits for every rung and writes the transform (transform.h: serialised form). Other tables may be
- * set before: calibrate_set_tables. Every part must have been learned. note: for the file's metadata, or
- * NULL. *data is malloc'd and the caller's; report may be NULL. -EINVAL: a part was not learned, a note that
- * is not UTF-8; -ENOMEM. May be called again. */
+/* Finds the step of every rung and writes the transform (transform.h: serialised form). Every part must have
+ * been learned. note: for the file's metadata, or NULL. *data is malloc'd and the caller's; report may be
+ * NULL. -EINVAL: a part was not learned, a note that is not UTF-8; -ENOMEM. May be called again. */
 int calibrate_finish(
 	struct calibrate *c, const char *note, void **data, size_t *len, struct calibrate_report *report);
 
-/* Replaces the tables, when better ones were measured with the learned basis. */
-void calibrate_set_tables(struct calibrate *c, const struct allocate_tables *tables);
+/* What levels are found to be, when chunks are encoded with a transform that calibrate_finish wrote
+ * (codec_options.counts), makes the next one's tables better: [n_planes]. Until then the default model holds.
+ * calibrate_finish has to be called again. */
+void calibrate_count_levels(struct calibrate *c, const struct levels_counts *counts);
 
 #endif

@@ -15,6 +15,9 @@ enum token_class {
 	TOKEN_WINDOW = 2, /* raw, until the window has moved on */
 	TOKEN_EXACT =
 		3, /* raw: its error at the rung was over max_error, or it holds values that are not finite */
+	TOKEN_SALIENT = 4,   /* coded, at a rung of its own, a finer one */
+	TOKEN_REDUNDANT = 5, /* coded, at a rung of its own, a coarser one */
+	TOKEN_CLASSES = 6,
 };
 
 enum policy_mode {
@@ -58,7 +61,7 @@ const char *token_class_name(uint8_t token_class);
 
 static inline int token_class_is_raw(uint8_t token_class)
 {
-	return token_class != TOKEN_PLAIN;
+	return token_class == TOKEN_SINK || token_class == TOKEN_WINDOW || token_class == TOKEN_EXACT;
 }
 
 #endif

@@ -1,8 +1,13 @@
 /*
  * A transform: what calibration learned of one model, and all that a decoder needs beside the frame. Per part
- * (one layer group of one plane): the mean, an orthonormal basis with its components in order of falling
- * variance, the variances, and for every rung of the rate ladder how many bits each component gets.
- * Immutable, named by the hash of its serialised bytes, shared by reference count; any thread may read it.
+ * (one layer group of one plane): mean, weights, an orthonormal basis with its components in order of falling
+ * deviation, and the deviations; per plane the tables that levels are coded with (base/levels.h); and the
+ * rate ladder, a quantiser step for each rung. Immutable, named by the hash of its serialised bytes, shared
+ * by reference count; any thread may read it.
+ *
+ * Weights are the transform's metric: the codec works on z = weight * (x - mean), feature by feature, and
+ * squared errors of z are what it minimises, bounds and states. They make features count for what they do to
+ * attention; with all of them equal the metric is plain L2, relative to the plane's variance.
  *
  * Serialised form: a .safetensors file (docs/frame-format.md), so that other tools can read it too.
  */
@@ -13,19 +18,25 @@
 #include <stdint.h>
 
 #include "base/geometry.h"
+#include "base/levels.h"
 
-enum { TRANSFORM_RUNGS_MAX = 16, TRANSFORM_BITS_MAX = 8 };
+enum { TRANSFORM_RUNGS_MAX = 16 };
 
 struct transform_part {
 	uint32_t plane;
 	uint32_t first_layer;
 	uint32_t n_layers;
-	uint32_t n_features;   /* p = n_layers * width of the plane */
-	uint32_t n_components; /* r <= p: what the finest rung uses */
-	const float *mean;     /* [p] */
-	const float *basis;    /* [r, p], rows orthonormal (to f16 rounding) */
-	const float *variance; /* [r], falling */
-	const uint8_t *bits;   /* [n_rungs, r], 0 to 8, non-increasing along r */
+	uint32_t n_features;    /* p = n_layers * width of the plane */
+	uint32_t n_components;  /* r <= p: what the finest rung uses */
+	const float *mean;      /* [p] */
+	const float *weight;    /* [p], over 0 */
+	const float *inverse;   /* [p], one over weight */
+	const float *basis;     /* [r, p], rows orthonormal */
+	const float *deviation; /* [r] of the components of z, falling */
+	/* Of weight * mean: itself [p], its components [r], its squared norm. */
+	const float *centre;
+	const float *centre_part;
+	float centre_energy;
 };
 
 struct transform {
@@ -34,6 +45,9 @@ struct transform {
 	uint32_t n_rungs;
 	float rung_ratio[TRANSFORM_RUNGS_MAX]; /* nominal ratio of coded tokens, 16-bit source over frame,
 						  rising */
+	float step[TRANSFORM_RUNGS_MAX];       /* the quantiser's, rising */
+	uint32_t n_planes;
+	const struct levels_tables *tables; /* [n_planes] */
 	uint32_t n_parts;
 	struct transform_part
 		*parts; /* plane-major, then layer order: every layer of every plane exactly once */
@@ -43,8 +57,8 @@ struct transform {
  * -EBADMSG: not a transform, or damaged (why says what); -ENOMEM. */
 int transform_parse(const void *data, size_t len, struct transform **out, char *why, size_t why_len);
 
-/* Writes one; *data is malloc'd and the caller's. t->id is not read. n_calibration_tokens and note (may be
- * NULL) are kept as metadata. */
+/* Writes one; *data is malloc'd and the caller's. t->id and the parts' inverse and what follows from the mean
+ * are not read. n_calibration_tokens and note (may be NULL) are kept as metadata. */
 int transform_serialise(
 	const struct transform *t, uint64_t n_calibration_tokens, const char *note, void **data, size_t *len);
 
@@ -55,6 +69,10 @@ struct transform *transform_unref(struct transform *t);
 /* Whether t is made for g: fingerprints equal and every part in range. 0 or -EINVAL with a sentence in why.
  */
 int transform_fits(const struct transform *t, const struct geometry *g, char *why, size_t why_len);
+
+/* Components of a part that are coded at a step: the first so many, whose class (levels_class) is not below
+ * LEVELS_CLASS_MIN. */
+uint32_t transform_active(const struct transform_part *part, float step);
 
 /* The rung whose nominal ratio is nearest to ratio (in log distance). */
 uint32_t transform_rung(const struct transform *t, double ratio);

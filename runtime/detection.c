@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "policy/sinks/observe.h"
-#include "runtime/codec-internal.h"
+#include "runtime/codec/internal.h"
 
 _Static_assert(sizeof(struct token_statistic) == SINKS_SIGNALS * sizeof(float), "the same three sums");
 _Static_assert(offsetof(struct token_statistic, norm) == SINKS_NORM * sizeof(float) &&
@@ -152,7 +152,7 @@ int detection_learn(struct detection *d, const struct codec_chunk *chunk, struct
 			return r;
 		for (uint32_t l = 0; l < v.n_layers; l++, at += n * v.width[p]) {
 			d->kernels->gather(plane, codec_pages(chunk, v.layers[l], p), &chunk->run, tokens, n,
-				rope.cos ? &rope : NULL, NULL, at, v.width[p]);
+				rope.cos ? &rope : NULL, NULL, NULL, at, v.width[p]);
 			x[l][p] = at;
 		}
 	}
@@ -198,7 +198,7 @@ int detection_observe(struct detection *d, const struct plane *plane, const stru
 
 		for (uint32_t i = 0; i < n; i++)
 			tokens[i] = (uint16_t)i;
-		d->kernels->gather(plane, pages, &tile, tokens, n, NULL, NULL, keys + t * width, width);
+		d->kernels->gather(plane, pages, &tile, tokens, n, NULL, NULL, NULL, keys + t * width, width);
 	}
 	for (uint32_t first = 0, end; first < q->n_queries && !r; first = end) {
 		const uint64_t chunk = q->positions[first] / chunk_tokens;

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "policy/policy.h"
+
 /* Byte offsets of the header's fields; docs/frame-format.md has the same table. */
 enum {
 	AT_MAGIC = 0,
@@ -21,6 +23,8 @@ enum {
 	AT_N_TOKENS = 128,
 	AT_N_RAW = 132,
 	AT_RUNG = 136,
+	AT_RUNG_SALIENT = 137,
+	AT_RUNG_REDUNDANT = 138,
 	AT_POLICY_VERSION = 140,
 	AT_ERROR = 144,
 	AT_N_SECTIONS = 160,
@@ -53,7 +57,7 @@ static void section_put(uint8_t *entry, const struct frame_section *s)
 	PUT(entry, 1, s->plane);
 	PUT(entry, 2, s->part);
 	PUT(entry, 4, s->encoding);
-	PUT(entry, 5, s->bits);
+	PUT(entry, 5, s->token_class);
 	PUT(entry, 8, s->offset);
 	PUT(entry, 16, s->len_bytes);
 	PUT(entry, 20, s->full_bytes);
@@ -66,7 +70,7 @@ static void section_get(const uint8_t *entry, struct frame_section *s)
 	GET(entry, 1, s->plane);
 	GET(entry, 2, s->part);
 	GET(entry, 4, s->encoding);
-	GET(entry, 5, s->bits);
+	GET(entry, 5, s->token_class);
 	GET(entry, 8, s->offset);
 	GET(entry, 16, s->len_bytes);
 	GET(entry, 20, s->full_bytes);
@@ -75,9 +79,10 @@ static void section_get(const uint8_t *entry, struct frame_section *s)
 
 static bool section_sound(const struct frame_section *s, uint64_t offset, uint64_t len_bytes)
 {
-	if (s->kind < FRAME_CLASSES || s->kind > FRAME_CODES || s->plane > 1)
+	if (s->kind < FRAME_CLASSES || s->kind > FRAME_LEVELS || s->plane > 1)
 		return false;
-	if (s->encoding > FRAME_DEFLATE || s->bits > 8)
+	if (s->encoding > (s->kind == FRAME_LEVELS ? FRAME_RANS : FRAME_DEFLATE) ||
+		s->token_class >= TOKEN_CLASSES)
 		return false;
 	if (s->encoding == FRAME_STORED && s->len_bytes != s->full_bytes)
 		return false;
@@ -177,6 +182,9 @@ int frame_writer_finish(struct frame_writer *w, const struct frame_info *info, u
 	PUT(p, AT_N_TOKENS, info->n_tokens);
 	PUT(p, AT_N_RAW, info->n_raw);
 	PUT(p, AT_RUNG, info->rung);
+	PUT(p, AT_RUNG_SALIENT, info->rung_salient);
+	PUT(p, AT_RUNG_REDUNDANT, info->rung_redundant);
+	p[AT_RUNG_REDUNDANT + 1] = 0;
 	PUT(p, AT_POLICY_VERSION, info->policy_version);
 	PUT(p, AT_ERROR, info->error);
 	PUT(p, AT_N_SECTIONS, w->n_sections);
@@ -223,6 +231,8 @@ int frame_parse(const void *data, size_t len, struct frame_info *info, struct fr
 	GET(p, AT_N_TOKENS, i.n_tokens);
 	GET(p, AT_N_RAW, i.n_raw);
 	GET(p, AT_RUNG, i.rung);
+	GET(p, AT_RUNG_SALIENT, i.rung_salient);
+	GET(p, AT_RUNG_REDUNDANT, i.rung_redundant);
 	GET(p, AT_POLICY_VERSION, i.policy_version);
 	GET(p, AT_ERROR, i.error);
 	GET(p, AT_N_SECTIONS, i.n_sections);
@@ -237,7 +247,7 @@ int frame_parse(const void *data, size_t len, struct frame_info *info, struct fr
 		return -EBADMSG;
 	if (checksum != head_checksum(p, i.n_sections))
 		return -EBADMSG;
-	if (!i.n_tokens || i.n_tokens > FRAME_TOKENS_MAX || i.n_raw > i.n_tokens)
+	if (!i.n_tokens || i.n_tokens > FRAME_TOKENS_MAX || i.n_raw > i.n_tokens || p[AT_RUNG_REDUNDANT + 1])
 		return -EBADMSG;
 
 	offset = FRAME_HEADER_BYTES + (uint64_t)i.n_sections * FRAME_SECTION_BYTES;
@@ -269,12 +279,63 @@ int frame_section_check(const void *data, const struct frame_section *section)
 	return XXH3_64bits(body, section->len_bytes) == section->checksum ? 0 : -EBADMSG;
 }
 
+/* A run of up to 31 tokens of one class is a byte: the class, and from bit 3 on the length less one. 31 there
+ * means that two more bytes follow, the length less 32. */
+enum { RUN_SHORT_MAX = 31, RUN_CLASS_BITS = 3 };
+
+size_t frame_put_classes(const uint8_t *classes, uint32_t n_tokens, uint8_t *out)
+{
+	size_t len = 0;
+
+	for (uint32_t t = 0, end; t < n_tokens; t = end) {
+		uint32_t run;
+
+		for (end = t + 1; end < n_tokens && classes[end] == classes[t]; end++)
+			;
+		run = end - t - 1;
+		out[len++] =
+			(uint8_t)(classes[t] | (run < RUN_SHORT_MAX ? run : RUN_SHORT_MAX) << RUN_CLASS_BITS);
+		if (run >= RUN_SHORT_MAX) {
+			const uint16_t more = (uint16_t)(run - RUN_SHORT_MAX);
+
+			memcpy(out + len, &more, sizeof more);
+			len += sizeof more;
+		}
+	}
+	return len;
+}
+
+int frame_get_classes(const uint8_t *map, size_t len, uint32_t n_tokens, uint8_t *classes)
+{
+	size_t at = 0;
+	uint32_t t = 0;
+
+	while (at < len) {
+		const uint8_t class = map[at] & ((1 << RUN_CLASS_BITS) - 1);
+		uint32_t run = map[at++] >> RUN_CLASS_BITS;
+
+		if (run == RUN_SHORT_MAX) {
+			uint16_t more;
+
+			if (len - at < sizeof more)
+				return -EBADMSG;
+			memcpy(&more, map + at, sizeof more);
+			at += sizeof more;
+			run += more;
+		}
+		if (class >= TOKEN_CLASSES || run >= n_tokens - t)
+			return -EBADMSG;
+		memset(classes + t, class, run + 1);
+		t += run + 1;
+	}
+	return t == n_tokens ? 0 : -EBADMSG;
+}
+
 int frame_classes(const void *data, size_t len, uint8_t *classes)
 {
-	const uint8_t *p = data, *body;
+	const uint8_t *p = data;
 	struct frame_section s;
 	struct frame_info info;
-	uint32_t t = 0;
 	int r = frame_parse(data, len, &info, NULL, 0);
 
 	if (r)
@@ -282,20 +343,9 @@ int frame_classes(const void *data, size_t len, uint8_t *classes)
 	if (!info.n_sections)
 		return -EBADMSG;
 	section_get(p + FRAME_HEADER_BYTES, &s);
-	if (s.kind != FRAME_CLASSES || s.encoding != FRAME_STORED || s.len_bytes % 3 ||
-		frame_section_check(data, &s))
+	if (s.kind != FRAME_CLASSES || s.encoding != FRAME_STORED || frame_section_check(data, &s))
 		return -EBADMSG;
-	body = p + s.offset;
-	for (uint32_t at = 0; at < s.len_bytes; at += 3) {
-		uint16_t run;
-
-		memcpy(&run, body + at + 1, 2);
-		if (!run || run > info.n_tokens - t)
-			return -EBADMSG;
-		memset(classes + t, body[at], run);
-		t += run;
-	}
-	return t == info.n_tokens ? 0 : -EBADMSG;
+	return frame_get_classes(p + s.offset, s.len_bytes, info.n_tokens, classes);
 }
 
 int frame_restate_error(void *data, size_t len, const struct frame_error error[2])

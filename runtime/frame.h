@@ -12,22 +12,26 @@
 
 enum {
 	FRAME_MAGIC = 0x46545343, /* "CSTF" */
-	FRAME_VERSION = 1,
+	FRAME_VERSION = 2,
 	FRAME_HEADER_BYTES = 192,
 	FRAME_SECTION_BYTES = 40,
 	FRAME_TOKENS_MAX = 4096,
 };
 
+#define FRAME_CLASSES_MAX(n_tokens) (3 * (size_t)(n_tokens))
+
 enum frame_section_kind {
 	FRAME_CLASSES = 1, /* the token class map, as runs; first section, once */
-	FRAME_RAW = 2,     /* raw tokens of one plane: [n_raw, layers, heads, dim] elements, source dtype */
-	FRAME_STEPS = 3,   /* one part's quantiser steps: f16 for each component with bits > 0 */
-	FRAME_CODES = 4,   /* one part's codes of one bit width, component-major */
+	FRAME_RAW = 2, /* one byte of every element of one plane's raw tokens: [layers, n_raw, heads, dim] */
+	FRAME_STEPS = 3,  /* plain codec, one layer: quantiser steps, f16 for each component */
+	FRAME_CODES = 4,  /* plain codec, one layer: 8-bit codes, component-major */
+	FRAME_LEVELS = 5, /* one part's levels of one class of tokens, component-major */
 };
 
 enum frame_encoding {
 	FRAME_STORED = 0,
 	FRAME_DEFLATE = 1, /* a raw DEFLATE stream (RFC 1951) */
+	FRAME_RANS = 2,    /* levels only */
 };
 
 /* Worst and mean relative L2 error of the coded tokens of one plane, as known when encoding. */
@@ -46,7 +50,9 @@ struct frame_info {
 	uint64_t position; /* of the first token */
 	uint32_t n_tokens;
 	uint32_t n_raw; /* tokens kept bit-exact */
-	uint32_t rung;
+	uint8_t rung;   /* of plain tokens */
+	uint8_t rung_salient;
+	uint8_t rung_redundant;
 	uint32_t policy_version;
 	struct frame_error error[2]; /* per plane */
 	uint32_t n_sections;
@@ -57,9 +63,9 @@ struct frame_info {
 struct frame_section {
 	uint8_t kind;
 	uint8_t plane;
-	uint16_t part; /* index of the layer group within the plane */
+	uint16_t part; /* index of the layer group within the plane; of raw tokens which byte, lowest first */
 	uint8_t encoding;
-	uint8_t bits;
+	uint8_t token_class; /* levels: of which tokens */
 	uint64_t offset;     /* from the frame's start */
 	uint32_t len_bytes;  /* as stored */
 	uint32_t full_bytes; /* decoded */
@@ -94,6 +100,11 @@ int frame_parse(const void *data, size_t len, struct frame_info *info, struct fr
 
 /* Checks one section's body against its checksum. 0 or -EBADMSG. */
 int frame_section_check(const void *data, const struct frame_section *section);
+
+/* Writes the class map of n tokens: at most FRAME_CLASSES_MAX(n) bytes, and says how many. */
+size_t frame_put_classes(const uint8_t *classes, uint32_t n_tokens, uint8_t *out);
+/* Reads one: 0, or -EBADMSG when it is not one of just n tokens. */
+int frame_get_classes(const uint8_t *map, size_t len, uint32_t n_tokens, uint8_t *classes);
 
 /* The frame's class map: classes gets as many as it has tokens, FRAME_TOKENS_MAX at most. -EBADMSG, -ENOTSUP.
  */

@@ -6,22 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <zlib.h>
+#include "policy/policy.h"
+#include "runtime/codec.h"
+#include "tools/calibration-metric.h"
 
 enum {
-	/* Of a part's chunks one in so many measures the quantiser, and so many of them at most. No power of
-	 * two, as sequences often are one long. */
-	MEASURE_EVERY = 7,
-	MEASURE_CHUNKS_MAX = 16,
-	/* Below so many rows the default table is better founded. */
-	MEASURE_ROWS_MIN = 64,
-	N_WIDTHS = ALLOCATE_BITS_MAX + 1,
-};
-
-/* What the rows of one width added up to. */
-struct sums {
-	double lost, energy, bits;
-	uint64_t n_rows, n_values;
+	/* Of a capture's chunks one in so many is encoded to count levels, and so many of them at most. No
+	 * power of two, as sequences often are one long. They are those that calibrate.h holds out, or
+	 * nearly. */
+	COUNT_EVERY = 7,
+	COUNT_CHUNKS_MAX = 32,
+	/* What is counted depends a little on the tables that were there before. */
+	COUNT_ROUNDS = 2,
+	SCRATCH_BYTES = 64 << 20,
 };
 
 struct run {
@@ -34,11 +31,8 @@ struct run {
 	uint64_t n_skipped;
 	uint32_t chunk_tokens;
 	/* Room for one chunk of the widest part: */
-	float *x, *c, *cos, *sin, *lost, *kept;
-	uint16_t *tokens, *steps;
-	uint8_t *packed, *deflated;
-	size_t deflated_room;
-	struct sums sums[N_WIDTHS];
+	float *x, *cos, *sin;
+	uint16_t *tokens;
 	char *why;
 	size_t why_len;
 };
@@ -57,7 +51,7 @@ __attribute__((format(printf, 3, 4))) static int fail(struct run *run, int code,
 
 void calibration_options_init(struct calibration_options *o)
 {
-	*o = (struct calibration_options){.skip_positions = 4};
+	*o = (struct calibration_options){.skip_positions = 4, .window_tokens = 128};
 	calibrate_options_init(&o->calibrate);
 }
 
@@ -94,40 +88,23 @@ static int make_room(struct run *run)
 			widest = part.n_features;
 	}
 	run->x = malloc(n * widest * sizeof *run->x);
-	run->c = malloc(n * widest * sizeof *run->c);
 	run->cos = malloc(n * GEOMETRY_ROPE_MAX / 2 * sizeof *run->cos);
 	run->sin = malloc(n * GEOMETRY_ROPE_MAX / 2 * sizeof *run->sin);
-	run->lost = malloc(n * sizeof *run->lost);
-	run->kept = malloc(n * sizeof *run->kept);
 	run->tokens = malloc(n * sizeof *run->tokens);
-	run->steps = malloc(widest * sizeof *run->steps);
-	run->packed = malloc(n * widest);
-	/* zlib's conservative bound for any parameters. */
-	run->deflated_room = n * widest + n * widest / 8 + n * widest / 64 + 64;
-	run->deflated = malloc(run->deflated_room);
-	return run->x && run->c && run->cos && run->sin && run->lost && run->kept && run->tokens &&
-			       run->steps && run->packed && run->deflated
-		       ? 0
-		       : -ENOMEM;
+	return run->x && run->cos && run->sin && run->tokens ? 0 : -ENOMEM;
 }
 
 static void free_room(struct run *run)
 {
 	free(run->x);
-	free(run->c);
 	free(run->cos);
 	free(run->sin);
-	free(run->lost);
-	free(run->kept);
 	free(run->tokens);
-	free(run->steps);
-	free(run->packed);
-	free(run->deflated);
 }
 
 /* Features of up to a chunk's tokens from first on: x [n, p]. *end gets where to go on. Returns n. */
 static size_t gather(struct run *run, const struct capture *capture, const struct transform_part *part,
-	const float *mean, uint32_t first, uint32_t *end)
+	uint32_t first, uint32_t *end)
 {
 	const struct plane *plane = &run->geometry.planes[part->plane];
 	struct rope_table rope = {run->cos, run->sin};
@@ -146,8 +123,8 @@ static size_t gather(struct run *run, const struct capture *capture, const struc
 	for (uint32_t layer = 0; layer < part->n_layers; layer++)
 		run->kernels->gather(plane,
 			&capture->pages[(part->first_layer + layer) * run->geometry.n_planes + part->plane],
-			&tokens, run->tokens, n, plane->rope_kind != ROPE_NONE ? &rope : NULL,
-			mean ? mean + layer * width : NULL, run->x + layer * width, part->n_features);
+			&tokens, run->tokens, n, plane->rope_kind != ROPE_NONE ? &rope : NULL, NULL, NULL,
+			run->x + layer * width, part->n_features);
 	*end = t;
 	return n;
 }
@@ -167,7 +144,7 @@ static int learn_part(struct run *run, uint32_t i)
 			return r;
 		while (at < capture->n_tokens && r == 0) {
 			uint32_t first = at;
-			size_t n = gather(run, capture, &part, NULL, first, &at);
+			size_t n = gather(run, capture, &part, first, &at);
 
 			run->n_skipped += i == 0 ? at - first - n : 0;
 			r = calibrate_add(run->calibrate, i, run->x, part.n_features, n);
@@ -184,126 +161,136 @@ static int learn_part(struct run *run, uint32_t i)
 	return r;
 }
 
-/* Whether some rung gives this component so many bits. */
-static int has_width(const struct transform *t, const struct transform_part *part, size_t row, unsigned bits)
+/* What the captures' queries say of the features. With none, all count alike. */
+static int learn_metric(struct run *run, uint64_t *n_queries)
 {
-	for (uint32_t rung = 0; rung < t->n_rungs; rung++)
-		if (part->bits[rung * part->n_components + row] == bits)
-			return 1;
-	return 0;
-}
+	struct metric *m = NULL;
+	float *weight = NULL;
+	uint32_t n_heads = 0;
+	int r = 0;
 
-/* Bytes that the codec's kind of stream takes: Huffman coding only, or as it is when that is less. */
-static int deflated_bytes(struct run *run, size_t len, size_t *out)
-{
-	z_stream z = {.next_in = run->packed, .avail_in = (uInt)len, .next_out = run->deflated};
-	int r;
+	*n_queries = 0;
+	for (size_t f = 0; f < run->n_paths && r == 0; f++) {
+		struct capture *capture;
 
-	if (deflateInit2(&z, Z_BEST_SPEED, Z_DEFLATED, -15, 9, Z_HUFFMAN_ONLY) != Z_OK)
-		return -ENOMEM;
-	z.avail_out = (uInt)run->deflated_room;
-	r = deflate(&z, Z_FINISH);
-	*out = z.total_out < len ? z.total_out : len;
-	deflateEnd(&z);
-	return r == Z_STREAM_END ? 0 : -EIO;
-}
-
-/* Quantises the rows of a chunk's coefficients that some rung gives so many bits. */
-static int measure_width(struct run *run, const struct transform *t, const struct transform_part *part,
-	unsigned bits, size_t n)
-{
-	struct sums *sums = &run->sums[bits];
-	size_t len = 0, deflated = 0, end;
-	int r;
-
-	memset(run->lost, 0, n * sizeof *run->lost);
-	memset(run->kept, 0, n * sizeof *run->kept);
-	for (size_t row = 0; row < part->n_components; row = end) {
-		for (end = row; end < part->n_components && has_width(t, part, end, bits); end++)
-			;
-		run->kernels->quantise(run->c + row * n, n, end - row, n, bits, run->steps, run->packed + len,
-			run->lost, run->kept);
-		len += (end - row) * quant_row_bytes(n, bits);
-		sums->n_rows += end - row;
-		sums->n_values += (end - row) * n;
-		end += end < part->n_components;
+		r = open_capture(run, f, &capture);
+		if (r < 0)
+			break;
+		if (capture->queries.n && !m) {
+			n_heads = capture->queries.n_heads;
+			r = metric_new(&run->geometry, n_heads, &m);
+			if (r == -EINVAL)
+				fail(run, r, "%s: %u query heads do not share the value heads evenly",
+					run->paths[f], n_heads);
+		}
+		if (r == 0 && capture->queries.n && capture->queries.n_heads != n_heads)
+			r = fail(run, -EINVAL, "%s: %u query heads, not %u as before", run->paths[f],
+				capture->queries.n_heads, n_heads);
+		if (r == 0 && capture->queries.n) {
+			r = calibration_metric_add(run->kernels, capture, run->options->skip_positions,
+				run->options->window_tokens, m);
+			*n_queries += capture->queries.n;
+		}
+		capture_free(capture);
 	}
-	if (len == 0)
-		return 0;
-	for (size_t i = 0; i < n; i++)
-		sums->lost += (double)run->lost[i];
-	/* kept holds the coefficients' own energy, see kernels.h. */
-	for (size_t i = 0; i < n; i++)
-		sums->energy += (double)run->kept[i];
-	r = deflated_bytes(run, len, &deflated);
-	sums->bits += 8 * (double)deflated;
+	for (uint32_t i = 0; i < calibrate_n_parts(run->calibrate) && r == 0 && m; i++) {
+		struct transform_part part;
+
+		calibrate_part(run->calibrate, i, &part);
+		free(weight);
+		weight = malloc(part.n_features * sizeof *weight);
+		if (!weight) {
+			r = -ENOMEM;
+			break;
+		}
+		metric_weights(m, part.plane, part.first_layer, part.n_layers, weight);
+		r = calibrate_set_weight(run->calibrate, i, weight);
+	}
+	free(weight);
+	metric_free(m);
 	return r;
 }
 
-static int measure_part(struct run *run, const struct transform *t, const struct transform_part *part)
+/* Encodes a chunk at every other rung, which between them meet every class of component. */
+static int count_chunk(struct run *run, struct codec *codec, const struct transform *t,
+	const struct capture *capture, uint32_t first, struct levels_counts *counts)
 {
-	uint32_t n_chunks = 0, n_measured = 0;
+	struct codec_chunk chunk = {.geometry = &run->geometry,
+		.pages = capture->pages,
+		.run = capture_run(capture, first),
+		.position = capture->positions[first]};
+	uint8_t classes[FRAME_TOKENS_MAX];
 	int r = 0;
 
-	for (size_t f = 0; f < run->n_paths && r == 0 && n_measured < MEASURE_CHUNKS_MAX; f++) {
+	/* Positions are those of one sequence, so a run of them. */
+	while (chunk.n_tokens < run->chunk_tokens && first + chunk.n_tokens < capture->n_tokens &&
+		capture->positions[first + chunk.n_tokens] == chunk.position + chunk.n_tokens)
+		chunk.n_tokens++;
+	for (uint32_t i = 0; i < chunk.n_tokens; i++)
+		classes[i] = chunk.position + i < run->options->skip_positions ? TOKEN_SINK : TOKEN_PLAIN;
+	for (uint32_t rung = 0; rung < t->n_rungs && !r; rung += 2) {
+		const struct codec_options options = {.transform = t,
+			.rung = rung,
+			.rung_salient = rung,
+			.classes = classes,
+			.counts = counts};
+		uint8_t *frame;
+		size_t len;
+
+		r = codec_encode(codec, &chunk, &options, &frame, &len, NULL);
+		if (!r)
+			free(frame);
+	}
+	return r;
+}
+
+static int count_levels(
+	struct run *run, struct codec *codec, const struct transform *t, struct levels_counts *counts)
+{
+	uint32_t n_chunks = 0, n_counted = 0;
+	int r = 0;
+
+	for (size_t f = 0; f < run->n_paths && r == 0 && n_counted < COUNT_CHUNKS_MAX; f++) {
 		struct capture *capture;
-		uint32_t at = 0;
 
 		r = open_capture(run, f, &capture);
 		if (r < 0)
 			return r;
-		while (at < capture->n_tokens && r == 0 && n_measured < MEASURE_CHUNKS_MAX) {
-			size_t n;
-
-			if (n_chunks++ % MEASURE_EVERY != MEASURE_EVERY - 1) {
-				at += run->chunk_tokens;
+		for (uint32_t at = 0; at < capture->n_tokens && r == 0 && n_counted < COUNT_CHUNKS_MAX;
+			at += run->chunk_tokens) {
+			/* The only chunk of a short capture counts, too. */
+			if (n_chunks++ % COUNT_EVERY != COUNT_EVERY - 1 && run->n_paths > COUNT_EVERY)
 				continue;
-			}
-			n = gather(run, capture, part, part->mean, at, &at);
-			if (n == 0)
-				continue;
-			n_measured++;
-			run->kernels->project(part->basis, part->n_components, part->n_features, run->x,
-				part->n_features, n, run->c, n);
-			for (unsigned bits = 1; bits < N_WIDTHS && r == 0; bits++)
-				r = measure_width(run, t, part, bits, n);
+			r = count_chunk(run, codec, t, capture, at, counts);
+			n_counted++;
 		}
 		capture_free(capture);
 	}
 	return r;
 }
 
-/* Replaces what was seen often enough; the rest keeps the default. */
-static void make_tables(const struct run *run, struct allocate_tables *tables)
+/* Makes the tables those of the levels that the captures have. */
+static int refine_tables(struct run *run)
 {
-	for (unsigned bits = 1; bits < N_WIDTHS; bits++) {
-		const struct sums *sums = &run->sums[bits];
-
-		if (sums->n_rows < MEASURE_ROWS_MIN || !(sums->energy > 0))
-			continue;
-		tables->distortion[bits] = sums->lost / sums->energy;
-		tables->rate[bits] = sums->bits / (double)sums->n_values;
-	}
-}
-
-static int measure(struct run *run, struct allocate_tables *tables)
-{
-	struct transform *t;
-	void *data;
+	struct levels_counts *counts = calloc(GEOMETRY_PLANES_MAX, sizeof *counts);
+	struct codec *codec = codec_new(run->kernels, SCRATCH_BYTES);
+	struct transform *t = NULL;
+	void *data = NULL;
 	size_t len;
-	int r = calibrate_finish(run->calibrate, NULL, &data, &len, NULL);
+	int r = counts && codec ? 0 : -ENOMEM;
 
-	if (r < 0)
-		return r;
-	r = transform_parse(data, len, &t, run->why, run->why_len);
-	free(data);
-	if (r < 0)
-		return r;
-	for (uint32_t i = 0; i < t->n_parts && r == 0; i++)
-		r = measure_part(run, t, &t->parts[i]);
+	if (!r)
+		r = calibrate_finish(run->calibrate, NULL, &data, &len, NULL);
+	if (!r)
+		r = transform_parse(data, len, &t, run->why, run->why_len);
+	if (!r)
+		r = count_levels(run, codec, t, counts);
+	if (!r)
+		calibrate_count_levels(run->calibrate, counts);
 	transform_unref(t);
-	if (r == 0)
-		make_tables(run, tables);
+	free(data);
+	codec_free(codec);
+	free(counts);
 	return r;
 }
 
@@ -311,15 +298,16 @@ static int learn_all(struct run *run, struct calibration *out)
 {
 	int r = make_room(run);
 
+	if (r == 0 && !run->options->no_metric)
+		r = learn_metric(run, &out->n_queries);
 	for (uint32_t i = 0; i < calibrate_n_parts(run->calibrate) && r == 0; i++)
 		r = learn_part(run, i);
 	if (r < 0)
 		return r;
-	out->tables = run->options->calibrate.tables;
-	r = measure(run, &out->tables);
+	for (int round = 0; round < COUNT_ROUNDS && r == 0; round++)
+		r = refine_tables(run);
 	if (r < 0)
 		return r;
-	calibrate_set_tables(run->calibrate, &out->tables);
 	r = calibrate_finish(run->calibrate, run->options->note, &out->data, &out->len, &out->report);
 	if (r == -EINVAL)
 		return fail(run, r, "the note is not UTF-8 text");

@@ -1,8 +1,8 @@
 /*
  * From captures to a transform: reads the files, undoes the keys' rotation, feeds policy/calibrate.h one
- * layer group at a time, measures what every width of the quantiser buys and costs with the learned basis,
- * and allocates bits with that. Blocking; one thread. The same captures give the same bytes when OpenBLAS
- * runs on one thread.
+ * layer group at a time, then encodes some of the chunks with what was learned, counts the levels, and makes
+ * tables and steps of that. Blocking; one thread. The same captures give the same bytes when OpenBLAS runs on
+ * one thread.
  */
 #ifndef TOOLS_CALIBRATION_H
 #define TOOLS_CALIBRATION_H
@@ -20,19 +20,22 @@ struct calibration_options {
 	/* Tokens at lower positions do not take part: service keeps them raw (attention sinks), and their odd
 	 * values would bend the basis. */
 	uint64_t skip_positions;
+	/* What lies so close before a query is raw in service, too: what attention it gets says nothing. */
+	uint32_t window_tokens;
+	int no_metric;    /* let all features count alike, even if the captures have queries */
 	const char *note; /* for the file's metadata, or NULL */
 };
 
 struct calibration {
 	struct geometry geometry;
 	struct calibrate_report report;
-	struct allocate_tables tables; /* as measured */
-	uint64_t n_skipped;            /* tokens under skip_positions */
-	void *data;                    /* the serialised transform, malloc'd */
+	uint64_t n_skipped; /* tokens under skip_positions */
+	uint64_t n_queries; /* that the metric was learned from; 0: all features count alike */
+	void *data;         /* the serialised transform, malloc'd */
 	size_t len;
 };
 
-/* The default calibrate_options, no note, the first 4 positions skipped. */
+/* The default calibrate_options, no note, the first 4 positions skipped, a window of 128. */
 void calibration_options_init(struct calibration_options *o);
 
 /* -EINVAL, -EBADMSG, -ENODATA with a sentence in why, that names the capture at fault if there is one; -errno

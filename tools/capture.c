@@ -180,6 +180,36 @@ static int read_positions(const struct safetensors *s, struct capture *c, struct
 	return 0;
 }
 
+static int read_queries(const struct safetensors *s, struct capture *c, struct fault f)
+{
+	const struct safetensor *queries = safetensors_find(s, "queries");
+	const struct safetensor *positions = safetensors_find(s, "query_positions");
+	const struct plane *k = &c->geometry.planes[0];
+
+	if (!queries)
+		return 0;
+	if (queries->type != SAFETENSORS_F16 || queries->n_dims != 4 ||
+		queries->dims[0] != c->geometry.n_layers || queries->dims[1] == 0 ||
+		queries->dims[1] > INT32_MAX || queries->dims[2] == 0 ||
+		queries->dims[2] > GEOMETRY_HEADS_MAX || queries->dims[2] % k->n_heads ||
+		queries->dims[3] != k->dim)
+		return fault_say(-EBADMSG, f.why, f.why_len,
+			"queries are not f16 [%u, n, a multiple of %u, %u]", c->geometry.n_layers, k->n_heads,
+			k->dim);
+	if (!positions || positions->type != SAFETENSORS_I64 || positions->n_dims != 1 ||
+		positions->dims[0] != queries->dims[1] || (uintptr_t)positions->data % 8)
+		return fault_say(
+			-EBADMSG, f.why, f.why_len, "query_positions missing, or not one i64 a query");
+	c->queries = (struct capture_queries){.n = (uint32_t)queries->dims[1],
+		.n_heads = (uint32_t)queries->dims[2],
+		.positions = positions->data,
+		.values = queries->data};
+	for (uint32_t i = 0; i < c->queries.n; i++)
+		if (c->queries.positions[i] > INT64_MAX)
+			return fault_say(-EBADMSG, f.why, f.why_len, "position of query %u is negative", i);
+	return 0;
+}
+
 static int read_safetensors(const struct safetensors *s, struct capture *c, struct fault f)
 {
 	const struct safetensor *first;
@@ -207,7 +237,8 @@ static int read_safetensors(const struct safetensors *s, struct capture *c, stru
 			set_pages(c, layer, plane, t->data);
 		}
 	}
-	return read_positions(s, c, f);
+	r = read_positions(s, c, f);
+	return r ? r : read_queries(s, c, f);
 }
 
 static int open_safetensors(const char *path, struct capture *c, struct fault f)
@@ -401,7 +432,7 @@ static void describe(const struct geometry *g, char texts[4][NUMBER_BYTES], cons
 }
 
 int capture_write(const char *path, const struct geometry *g, const uint64_t *positions, uint32_t n_tokens,
-	const struct kv_pages *pages, const struct kv_run *run)
+	const struct kv_pages *pages, const struct kv_run *run, const struct capture_queries *queries)
 {
 	static const enum safetensors_type types[] = {[DTYPE_F16] = SAFETENSORS_F16,
 		[DTYPE_BF16] = SAFETENSORS_BF16,
@@ -420,7 +451,7 @@ int capture_write(const char *path, const struct geometry *g, const uint64_t *po
 		r = -EINVAL;
 	if (r < 0)
 		return r;
-	tensors = calloc((size_t)g->n_layers * g->n_planes + 2, sizeof *tensors);
+	tensors = calloc((size_t)g->n_layers * g->n_planes + 4, sizeof *tensors);
 	names = calloc((size_t)g->n_layers * g->n_planes, sizeof *names);
 	copy = malloc(geometry_token_bytes(g) * n_tokens);
 	r = -ENOMEM;
@@ -455,6 +486,20 @@ int capture_write(const char *path, const struct geometry *g, const uint64_t *po
 			.dims = {k->rope_dim / 2},
 			.data = k->inv_freq,
 			.len_bytes = 4 * (uint64_t)(k->rope_dim / 2)};
+	if (queries && queries->n) {
+		tensors[n++] = (struct safetensor){.name = "query_positions",
+			.type = SAFETENSORS_I64,
+			.n_dims = 1,
+			.dims = {queries->n},
+			.data = queries->positions,
+			.len_bytes = 8 * (uint64_t)queries->n};
+		tensors[n++] = (struct safetensor){.name = "queries",
+			.type = SAFETENSORS_F16,
+			.n_dims = 4,
+			.dims = {g->n_layers, queries->n, queries->n_heads, k->dim},
+			.data = queries->values,
+			.len_bytes = 2 * (uint64_t)g->n_layers * queries->n * queries->n_heads * k->dim};
+	}
 	r = safetensors_write(tensors, n, metadata, &data, &len);
 	if (r == 0)
 		r = file_write(path, data, len);

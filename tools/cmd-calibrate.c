@@ -26,7 +26,7 @@ static const char usage[] =
 	"  -o, --out FILE            where the transform goes\n"
 	"      --note TEXT           kept in the file\n"
 	"      --layers-per-group N  layers that are decorrelated together (default: as many as have up to "
-	"4096\n"
+	"2048\n"
 	"                            features)\n"
 	"      --skip N              leave out positions below N, the attention sinks (default: 4)\n"
 	"      --json                the report as a JSON object\n"
@@ -165,7 +165,7 @@ static const char *plane_name(uint32_t plane)
 static json_t *report_json(const struct arguments *a, const struct calibration *c)
 {
 	const struct calibrate_report *report = &c->report;
-	json_t *planes = json_object(), *rungs = json_array(), *widths = json_array();
+	json_t *planes = json_object(), *rungs = json_array();
 
 	for (uint32_t plane = 0; plane < c->geometry.n_planes; plane++)
 		json_object_set_new(planes, plane_name(plane),
@@ -186,14 +186,10 @@ static json_t *report_json(const struct arguments *a, const struct calibration *
 				"predicted_ratio", report->rungs[i].ratio, "predicted_error", errors,
 				"components", components));
 	}
-	for (int bits = 0; bits <= ALLOCATE_BITS_MAX; bits++)
-		json_array_append_new(
-			widths, json_pack("{s:i, s:f, s:f}", "bits", bits, "distortion",
-					c->tables.distortion[bits], "rate", c->tables.rate[bits]));
-	return json_pack("{s:s, s:s, s:I, s:I, s:b, s:I, s:o, s:o, s:o}", "model", c->geometry.name, "file",
+	return json_pack("{s:s, s:s, s:I, s:I, s:b, s:I, s:o, s:o}", "model", c->geometry.name, "file",
 		a->out, "bytes", (json_int_t)c->len, "tokens", (json_int_t)report->n_tokens, "held_out",
 		report->held_out, "tokens_skipped", (json_int_t)c->n_skipped, "planes", planes, "rungs",
-		rungs, "widths", widths);
+		rungs);
 }
 
 /* On one line: `cistern demo` reads its children line by line. */

@@ -22,7 +22,7 @@ static const char usage[] =
 	"      --model NAME          one of the models below only\n"
 	"      --layers N --kv-heads N --dim N --parameters N    another model\n"
 	"      --layers-per-group N  layers that are decorrelated together (default: as many as have up to "
-	"4096\n"
+	"2048\n"
 	"                            features, as cistern calibrate does)\n"
 	"      --kept X              share of a group's components that the finest rung uses, which "
 	"calibration\n"

@@ -4,7 +4,14 @@
 
 #include "policy/calibrate.h"
 
-enum { PLANES = 2, BASIS_BYTES = 2, MEAN_BYTES = 4, VARIANCE_BYTES = 4, RUNGS = 8 };
+enum {
+	PLANES = 2,
+	BASIS_BYTES = 2,
+	FEATURE_BYTES = 4 + 4, /* mean and weight */
+	COMPONENT_BYTES = 4,   /* deviation */
+	/* docs/frame-format.md: frequencies and biases of a plane. */
+	PLANE_BYTES = LEVELS_TABLES * LEVELS_SETS * (2 * LEVELS_SYMBOLS + 4 * 2),
+};
 
 /* Layers, heads and widths: table 3 of "The Llama 3 Herd of Models", arXiv 2407.21783, and the models'
  * published config.json. Parameters follow from these: vocabulary 128256, not tied; a layer has 2 h^2 + 2 h w
@@ -33,6 +40,7 @@ void plan_cost(const struct plan_model *m, uint32_t layers_per_group, double kep
 	*out = (struct plan_cost){
 		.n_groups = (m->n_layers + layers_per_group - 1) / layers_per_group,
 		.group_features = layers_per_group * width(m),
+		.transform_bytes = (uint64_t)PLANES * PLANE_BYTES,
 	};
 	for (uint32_t first = 0; first < m->n_layers; first += layers_per_group) {
 		const uint32_t left = m->n_layers - first;
@@ -41,7 +49,7 @@ void plan_cost(const struct plan_model *m, uint32_t layers_per_group, double kep
 
 		out->components += PLANES * r;
 		out->transform_bytes +=
-			PLANES * (r * p * BASIS_BYTES + p * MEAN_BYTES + r * (VARIANCE_BYTES + RUNGS));
+			PLANES * (r * p * BASIS_BYTES + p * FEATURE_BYTES + r * COMPONENT_BYTES);
 		out->decode_flops += PLANES * 2.0 * (double)r * (double)p;
 	}
 	out->share = (double)out->transform_bytes / (2.0 * (double)m->n_parameters);

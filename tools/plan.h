@@ -24,7 +24,7 @@ struct plan_cost {
 	uint32_t n_groups;        /* of each plane; the last may be smaller */
 	uint32_t group_features;  /* of the largest */
 	uint64_t components;      /* kept, over all groups and both planes */
-	uint64_t transform_bytes; /* f16 basis; f32 mean and variances; a byte a component and rung */
+	uint64_t transform_bytes; /* f16 basis; f32 mean, weights and deviations; the planes' tables */
 	double share;             /* of the parameters at 16 bits */
 	double decode_flops;      /* a token: reconstruction of keys and values from all kept components */
 	double recompute_share;   /* of the 2 n_parameters that computing a token takes at least */

@@ -57,14 +57,14 @@ static int classify(struct simulator *s, const struct codec_chunk *chunk, uint64
 	return r == -ENODATA ? 0 : r;
 }
 
-static void count_classes(struct simulator *s, const uint8_t *frame, const struct frame_section *map)
+static void count_classes(struct simulator *s, const uint8_t *frame, size_t len, uint32_t n_tokens)
 {
-	for (uint32_t at = 0; at + 3 <= map->len_bytes; at += 3) {
-		uint16_t run;
+	uint8_t classes[FRAME_TOKENS_MAX];
 
-		memcpy(&run, frame + map->offset + at + 1, 2);
-		s->sums.n_class[frame[map->offset + at] % SIMULATE_CLASSES] += run;
-	}
+	if (frame_classes(frame, len, classes))
+		return;
+	for (uint32_t t = 0; t < n_tokens; t++)
+		s->sums.n_class[classes[t] % SIMULATE_CLASSES]++;
 }
 
 static void note(struct simulator *s, const struct rate_plan *plan, const struct frame_info *info,
@@ -78,8 +78,7 @@ static void note(struct simulator *s, const struct rate_plan *plan, const struct
 	if (!frame_parse(frame, len, &again, s->sections, SECTIONS_MAX)) {
 		for (uint32_t i = 0; i < again.n_sections; i++)
 			raw += s->sections[i].kind == FRAME_RAW ? s->sections[i].len_bytes : 0;
-		if (again.n_sections && s->sections[0].kind == FRAME_CLASSES)
-			count_classes(s, frame, &s->sections[0]);
+		count_classes(s, frame, len, again.n_tokens);
 	}
 	sums->n_chunks++;
 	sums->n_tokens += info->n_tokens;

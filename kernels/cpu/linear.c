@@ -92,4 +92,8 @@ const struct kernels VARIANT(kernels) = {
 	.quantise = VARIANT(quantise),
 	.dequantise = VARIANT(dequantise),
 	.statistics = VARIANT(statistics),
+	.quantise_levels = VARIANT(quantise_levels),
+	.dequantise_levels = VARIANT(dequantise_levels),
+	.encode_levels = VARIANT(encode_levels),
+	.decode_levels = VARIANT(decode_levels),
 };

@@ -2,8 +2,8 @@
  * Between paged memory and rows of f32. Shapes: n tokens of n_heads x dim elements at any strides; x
  * [n_tokens, x_stride], of which a call touches w = n_heads * dim columns. Traffic a token and layer: w * 2
  * bytes on the paged side (4 in f32), w * 4 on the other; the table of a rotation, rope_dim * 4, is shared by
- * the heads, and the mean, w * 4, stays in the first-level cache. Floor: at 10 GB/s a core w = 128 takes 77
- * ns when nothing is cached; with both sides in the second-level cache the conversions are the floor, one
+ * the heads, and mean and scale, w * 8, stay in the first-level cache. Floor: at 10 GB/s a core w = 128 takes
+ * 77 ns when nothing is cached; with both sides in the second-level cache the conversions are the floor, one
  * vector of each a cycle.
  */
 #include "kernels/cpu/elements.h"
@@ -29,47 +29,71 @@ SIMD_FN void vector_store(uint32_t dtype, uint8_t *p, vf v)
 		memcpy(p, &v, sizeof v);
 }
 
-/* What a row of one head needs: its bytes in the pages, its place in x and in the mean (or NULL), and the
- * rotation's table row. */
+/* What a row of one head needs: its bytes in the pages, its place in x, in the mean and in the scale (or
+ * NULL), and the rotation's table row. */
 struct head {
 	uint8_t *page;
 	float *x;
 	const float *mean;
+	const float *scale;
 	const float *cos;
 	const float *sin;
 	float inverse_square;
 };
+
+/* On the way in (v - mean) * scale, on the way out v * scale + mean. */
+SIMD_FN vf centre(const struct head *head, size_t d, vf v)
+{
+	if (head->mean)
+		v -= vf_load(head->mean + d);
+	if (head->scale)
+		v *= vf_load(head->scale + d);
+	return v;
+}
+
+SIMD_FN float centre_one(const struct head *head, size_t d, float x)
+{
+	if (head->mean)
+		x -= head->mean[d];
+	return head->scale ? x * head->scale[d] : x;
+}
+
+/* Adding a zero would lose the sign of another, so a mean that is not there is not added. */
+SIMD_FN vf restore(const struct head *head, size_t d, vf v)
+{
+	if (head->scale)
+		v *= vf_load(head->scale + d);
+	if (head->mean)
+		v += vf_load(head->mean + d);
+	return v;
+}
+
+SIMD_FN float restore_one(const struct head *head, size_t d, float x)
+{
+	if (head->scale)
+		x *= head->scale[d];
+	return head->mean ? x + head->mean[d] : x;
+}
 
 /* Features [from, to) have no rotation. */
 SIMD_FN void span_gather(uint32_t dtype, const struct head *head, size_t from, size_t to)
 {
 	const size_t es = dtype_bytes(dtype);
 	size_t d = from;
-	for (; d + VF_LANES <= to; d += VF_LANES) {
-		vf v = vector_load(dtype, head->page + d * es);
-		if (head->mean)
-			v -= vf_load(head->mean + d);
-		vf_store(head->x + d, v);
-	}
+	for (; d + VF_LANES <= to; d += VF_LANES)
+		vf_store(head->x + d, centre(head, d, vector_load(dtype, head->page + d * es)));
 	for (; d < to; d++)
-		head->x[d] = element_load(dtype, head->page + d * es) - (head->mean ? head->mean[d] : 0.0f);
+		head->x[d] = centre_one(head, d, element_load(dtype, head->page + d * es));
 }
 
 SIMD_FN void span_scatter(uint32_t dtype, const struct head *head, size_t from, size_t to)
 {
 	const size_t es = dtype_bytes(dtype);
 	size_t d = from;
-	for (; d + VF_LANES <= to; d += VF_LANES) {
-		vf v = vf_load(head->x + d);
-		if (head->mean)
-			v += vf_load(head->mean + d);
-		vector_store(dtype, head->page + d * es, v);
-	}
-	for (; d < to; d++) {
-		/* Adding a zero would lose the sign of another. */
-		const float x = head->mean ? head->x[d] + head->mean[d] : head->x[d];
-		element_store(dtype, head->page + d * es, x);
-	}
+	for (; d + VF_LANES <= to; d += VF_LANES)
+		vector_store(dtype, head->page + d * es, restore(head, d, vf_load(head->x + d)));
+	for (; d < to; d++)
+		element_store(dtype, head->page + d * es, restore_one(head, d, head->x[d]));
 }
 
 /* Pair j is (first + j, first + n + j) in the half form, (first + 2j, first + 2j + 1) interleaved: a and b
@@ -91,12 +115,8 @@ SIMD_FN void pairs_gather(uint32_t dtype, uint32_t kind, const struct head *head
 		vf y = (v * cos_ - u * sin_) * head->inverse_square;
 		if (kind == ROPE_INTERLEAVED)
 			vf_interleave(&x, &y);
-		if (head->mean) {
-			x -= vf_load(head->mean + a);
-			y -= vf_load(head->mean + b);
-		}
-		vf_store(head->x + a, x);
-		vf_store(head->x + b, y);
+		vf_store(head->x + a, centre(head, a, x));
+		vf_store(head->x + b, centre(head, b, y));
 	}
 	for (; j < n; j++) {
 		const size_t a = kind == ROPE_HALF ? first + j : first + 2 * j;
@@ -104,8 +124,8 @@ SIMD_FN void pairs_gather(uint32_t dtype, uint32_t kind, const struct head *head
 		float x = element_load(dtype, head->page + a * es);
 		float y = element_load(dtype, head->page + b * es);
 		rope_undo(&x, &y, head->cos[j], head->sin[j], head->inverse_square);
-		head->x[a] = x - (head->mean ? head->mean[a] : 0.0f);
-		head->x[b] = y - (head->mean ? head->mean[b] : 0.0f);
+		head->x[a] = centre_one(head, a, x);
+		head->x[b] = centre_one(head, b, y);
 	}
 }
 
@@ -116,12 +136,8 @@ SIMD_FN void pairs_scatter(uint32_t dtype, uint32_t kind, const struct head *hea
 	for (; j + VF_LANES <= n; j += VF_LANES) {
 		const size_t a = kind == ROPE_HALF ? first + j : first + 2 * j;
 		const size_t b = kind == ROPE_HALF ? a + n : a + VF_LANES;
-		vf x = vf_load(head->x + a);
-		vf y = vf_load(head->x + b);
-		if (head->mean) {
-			x += vf_load(head->mean + a);
-			y += vf_load(head->mean + b);
-		}
+		vf x = restore(head, a, vf_load(head->x + a));
+		vf y = restore(head, b, vf_load(head->x + b));
 		if (kind == ROPE_INTERLEAVED)
 			vf_split(&x, &y);
 		const vf cos_ = vf_load(head->cos + j);
@@ -136,8 +152,8 @@ SIMD_FN void pairs_scatter(uint32_t dtype, uint32_t kind, const struct head *hea
 	for (; j < n; j++) {
 		const size_t a = kind == ROPE_HALF ? first + j : first + 2 * j;
 		const size_t b = kind == ROPE_HALF ? a + n : a + 1;
-		float x = head->x[a] + (head->mean ? head->mean[a] : 0.0f);
-		float y = head->x[b] + (head->mean ? head->mean[b] : 0.0f);
+		float x = restore_one(head, a, head->x[a]);
+		float y = restore_one(head, b, head->x[b]);
 		rope_rotate(&x, &y, head->cos[j], head->sin[j]);
 		element_store(dtype, head->page + a * es, x);
 		element_store(dtype, head->page + b * es, y);
@@ -155,6 +171,7 @@ struct rows {
 	size_t n_tokens;
 	const struct rope_table *rope;
 	const float *mean;
+	const float *scale;
 	float *x;
 	size_t x_stride;
 };
@@ -184,6 +201,7 @@ SIMD_FN void rows_move(const struct rows *r, uint32_t dtype, uint32_t kind, enum
 			head.page = token + h * r->pages->head_stride;
 			head.x = r->x + i * r->x_stride + h * dim;
 			head.mean = r->mean ? r->mean + h * dim : NULL;
+			head.scale = r->scale ? r->scale + h * dim : NULL;
 			const size_t start = kind == ROPE_NONE ? dim : from;
 			const size_t end = kind == ROPE_NONE ? dim : from + 2 * half;
 			if (direction == GATHER) {
@@ -222,18 +240,18 @@ SIMD_FN void rows_by_dtype(const struct rows *r, enum direction direction)
 }
 
 void VARIANT(gather)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
-	const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean, float *x,
-	size_t x_stride)
+	const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean,
+	const float *scale, float *x, size_t x_stride)
 {
-	const struct rows r = {plane, pages, run, tokens, n_tokens, rope, mean, x, x_stride};
+	const struct rows r = {plane, pages, run, tokens, n_tokens, rope, mean, scale, x, x_stride};
 	rows_by_dtype(&r, GATHER);
 }
 
 void VARIANT(scatter)(const struct plane *plane, const struct kv_pages *pages, const struct kv_run *run,
 	const uint16_t *tokens, size_t n_tokens, const struct rope_table *rope, const float *mean,
-	const float *x, size_t x_stride)
+	const float *scale, const float *x, size_t x_stride)
 {
-	const struct rows r = {plane, pages, run, tokens, n_tokens, rope, mean, (float *)x, x_stride};
+	const struct rows r = {plane, pages, run, tokens, n_tokens, rope, mean, scale, (float *)x, x_stride};
 	rows_by_dtype(&r, SCATTER);
 }
 

@@ -22,26 +22,6 @@ json_t *frame_json_classes(const uint8_t *classes, uint32_t n)
 	return array;
 }
 
-/* The class map, as docs/frame-format.md has it. False: it is not there, or not of that form. */
-static bool read_classes(const uint8_t *frame, const struct frame_section *s, uint32_t n, uint8_t *classes)
-{
-	uint32_t t = 0;
-
-	if (s->kind != FRAME_CLASSES || s->encoding != FRAME_STORED || s->len_bytes % 3 ||
-		frame_section_check(frame, s))
-		return false;
-	for (uint32_t at = 0; at < s->len_bytes; at += 3) {
-		uint16_t run;
-
-		memcpy(&run, frame + s->offset + at + 1, 2);
-		if (run > n - t)
-			return false;
-		memset(classes + t, frame[s->offset + at], run);
-		t += run;
-	}
-	return t == n;
-}
-
 static const char *kind_name(uint8_t kind)
 {
 	switch (kind) {
@@ -49,8 +29,14 @@ static const char *kind_name(uint8_t kind)
 	case FRAME_RAW: return "raw";
 	case FRAME_STEPS: return "steps";
 	case FRAME_CODES: return "codes";
+	case FRAME_LEVELS: return "levels";
 	default: return "other";
 	}
+}
+
+static const char *encoding_name(uint8_t encoding)
+{
+	return encoding == FRAME_RANS ? "rans" : encoding == FRAME_DEFLATE ? "deflate" : "stored";
 }
 
 static json_t *hex(const uint8_t *bytes, size_t n)
@@ -93,11 +79,13 @@ json_t *frame_json(const void *frame, size_t len)
 
 		raw += s->kind == FRAME_RAW ? s->len_bytes : 0;
 		json_array_append_new(
-			list, json_pack("{s:s, s:i, s:i, s:i}", "kind", kind_name(s->kind), "plane",
-				      (int)s->plane, "part", (int)s->part, "bytes", (int)s->len_bytes));
+			list, json_pack("{s:s, s:i, s:i, s:s, s:s, s:i}", "kind", kind_name(s->kind), "plane",
+				      (int)s->plane, "part", (int)s->part, "class",
+				      token_class_name(s->token_class), "encoding",
+				      encoding_name(s->encoding), "bytes", (int)s->len_bytes));
 	}
 	json_object_set_new(o, "raw_section_bytes", json_real(raw));
-	if (info.n_sections && read_classes(frame, &sections[0], info.n_tokens, classes))
+	if (frame_classes(frame, len, classes) == 0)
 		json_object_set_new(o, "classes", frame_json_classes(classes, info.n_tokens));
 	json_object_set_new(o, "sections", list);
 out:

@@ -65,7 +65,7 @@ static void made_up(struct input *in)
 		s.plane = take_u8(in) & 3;
 		s.part = take_u8(in) & 3;
 		s.encoding = take_u8(in) & 3;
-		s.bits = take_u8(in) & 15;
+		s.token_class = take_u8(in) & 7;
 		s.full_bytes = take_u16(in);
 		s.len_bytes = take_u16(in) % BODY_MAX;
 		body = frame_writer_reserve(&w, s.len_bytes);

@@ -113,63 +113,32 @@ static void rotation_is_undone(void **state)
 static void codes_are_levels(void **state)
 {
 	(void)state;
-	for (unsigned bits = 1; bits <= 8; bits++) {
-		const float step = 0.375f;
-		const float centre = quant_centre(bits);
-		const float top = quant_top(bits);
-		assert_true(top <= (float)((1 << bits) - 1));
-		for (uint32_t code = 0; code <= (uint32_t)top; code++) {
-			const float value = quant_value(code, step, centre);
-			assert_int_equal(quant_code(value, 1.0f / step, centre, top), code);
-			assert_int_equal(quant_code(value + 0.4f * step, 1.0f / step, centre, top), code);
-			/* Symmetric: the mirrored code has the negated value. */
-			assert_true(quant_value((uint32_t)top - code, step, centre) == -value);
-		}
-		assert_int_equal(quant_code(1e30f, 1.0f / step, centre, top), (uint32_t)top);
-		assert_int_equal(quant_code(-INFINITY, 1.0f / step, centre, top), 0);
-		assert_int_equal(quant_code(NAN, 1.0f / step, centre, top), 0);
-		if (bits > 1)
-			assert_true(quant_value(quant_code(0.0f, 1.0f / step, centre, top), step, centre) ==
-				    0.0f);
+	const float step = 0.375f;
+	for (uint32_t code = 0; code <= QUANT_TOP; code++) {
+		const float value = quant_value(code, step);
+		assert_int_equal(quant_code(value, 1.0f / step), code);
+		assert_int_equal(quant_code(value + 0.4f * step, 1.0f / step), code);
+		assert_true(fabsf(quant_residual(value, 1.0f / step)) < 1e-5f);
+		/* Symmetric: the mirrored code has the negated value. */
+		assert_true(quant_value(QUANT_TOP - code, step) == -value);
 	}
+	assert_int_equal(quant_code(1e30f, 1.0f / step), QUANT_TOP);
+	assert_int_equal(quant_code(-INFINITY, 1.0f / step), 0);
+	assert_int_equal(quant_code(NAN, 1.0f / step), 0);
+	assert_true(quant_value(quant_code(0.0f, 1.0f / step), step) == 0.0f);
 }
 
 static void rows_that_cannot_be_scaled_have_no_step(void **state)
 {
 	(void)state;
 	uint16_t steps[QUANT_CANDIDATES];
-	for (unsigned bits = 1; bits <= 8; bits++) {
-		assert_int_equal(quant_candidates(bits, 0, 0, 0, 256, steps), 0);
-		assert_int_equal(quant_candidates(bits, NAN, NAN, 1, 256, steps), 0);
-		assert_int_equal(quant_candidates(bits, INFINITY, INFINITY, INFINITY, 256, steps), 0);
-		assert_int_equal(quant_candidates(bits, 0, 1e-38f, 1e-38f, 256, steps), 0);
-		const int n = quant_candidates(bits, 256, 200, 4, 256, steps);
-		assert_int_equal(n, bits == 1 ? 1 : QUANT_CANDIDATES);
-		for (int i = 0; i < n; i++)
-			assert_true(steps[i] > 0 && steps[i] < 0x7c00);
-	}
-}
-
-static void eights_pack_to_bits(void **state)
-{
-	(void)state;
-	uint64_t random = 42;
-	for (unsigned bits = 1; bits <= 8; bits++) {
-		for (int round = 0; round < 200; round++) {
-			uint64_t codes = 0;
-			uint64_t expected = 0;
-			for (unsigned i = 0; i < 8; i++) {
-				random = random * 6364136223846793005u + 1442695040888963407u;
-				const uint64_t code = random >> 40 & ((1u << bits) - 1);
-				codes |= code << 8 * i;
-				expected |= code << bits * i;
-			}
-			assert_true(quant_pack8(codes, bits) == expected);
-			/* Bits above the eight codes belong to the next eight. */
-			const uint64_t beyond = bits < 8 ? random << 8 * bits : 0;
-			assert_true(quant_unpack8(expected | beyond, bits) == codes);
-		}
-	}
+	assert_int_equal(quant_candidates(0, 0, 256, steps), 0);
+	assert_int_equal(quant_candidates(NAN, 1, 256, steps), 0);
+	assert_int_equal(quant_candidates(INFINITY, INFINITY, 256, steps), 0);
+	assert_int_equal(quant_candidates(0, 1e-38f, 256, steps), 0);
+	assert_int_equal(quant_candidates(256, 4, 256, steps), QUANT_CANDIDATES);
+	for (int i = 0; i < QUANT_CANDIDATES; i++)
+		assert_true(steps[i] > 0 && steps[i] < 0x7c00);
 }
 
 int main(void)
@@ -180,7 +149,6 @@ int main(void)
 		cmocka_unit_test(rotation_is_undone),
 		cmocka_unit_test(codes_are_levels),
 		cmocka_unit_test(rows_that_cannot_be_scaled_have_no_step),
-		cmocka_unit_test(eights_pack_to_bits),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

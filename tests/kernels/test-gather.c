@@ -277,10 +277,12 @@ static void every_layout_is_gathered_and_scattered(void **state)
 		for (size_t v = 0; v < n_variants; v++) {
 			const struct kernels *kernels = variants[v];
 			memset(back, SPARE, b.bytes);
-			kernels->gather(&b.plane, &b.pages, &b.run, b.tokens, b.n, rope, mean, x, stride);
+			kernels->gather(
+				&b.plane, &b.pages, &b.run, b.tokens, b.n, rope, mean, NULL, x, stride);
 			struct kv_pages target = b.pages;
 			target.base = back + (b.pages.base - b.memory);
-			kernels->scatter(&b.plane, &target, &b.run, b.tokens, b.n, rope, mean, x, stride);
+			kernels->scatter(
+				&b.plane, &target, &b.run, b.tokens, b.n, rope, mean, NULL, x, stride);
 			if (v == 0) {
 				gather_check(&b, x, stride);
 				scatter_check(&b, back);
@@ -358,8 +360,8 @@ static void every_element_survives(void **state)
 		struct kv_pages pages = {(uint8_t *)memory, 65536 * 2, 65536 * 2, DIM * 2};
 		struct kv_pages target = {(uint8_t *)back, 65536 * 2, 65536 * 2, DIM * 2};
 		for (size_t v = 0; v < n_variants; v++) {
-			variants[v]->gather(&plane, &pages, &run, &token, 1, NULL, NULL, x, 65536);
-			variants[v]->scatter(&plane, &target, &run, &token, 1, NULL, NULL, x, 65536);
+			variants[v]->gather(&plane, &pages, &run, &token, 1, NULL, NULL, NULL, x, 65536);
+			variants[v]->scatter(&plane, &target, &run, &token, 1, NULL, NULL, NULL, x, 65536);
 			for (uint32_t i = 0; i < 65536; i++) {
 				const uint16_t h = (uint16_t)i;
 				const float wide = dtype == DTYPE_F16 ? f16_to_f32(h) : bf16_to_f32(h);
@@ -398,7 +400,8 @@ static void every_tie_is_rounded_as_by_formula(void **state)
 		for (uint32_t dtype = DTYPE_F16; dtype <= DTYPE_BF16; dtype++) {
 			const struct plane plane = {.n_heads = 16, .dim = 4096, .dtype = dtype};
 			for (size_t v = 0; v < n_variants; v++) {
-				variants[v]->scatter(&plane, &target, &run, &token, 1, NULL, NULL, x, N);
+				variants[v]->scatter(
+					&plane, &target, &run, &token, 1, NULL, NULL, NULL, x, N);
 				for (uint32_t i = 0; i < N; i++)
 					assert_int_equal(back[i], dtype == DTYPE_F16 ? f16_from_f32(x[i])
 										     : bf16_from_f32(x[i]));

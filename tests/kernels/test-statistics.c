@@ -129,7 +129,7 @@ static void check_plane(const struct plane *described)
 	fill(&plane, memory, BLOCKS * BLOCK * w);
 	for (size_t i = 0; i < 3 * w; i++)
 		basis_values[i] = random_value();
-	kernels_generic.gather(&plane, &pages, &run, tokens, TOKENS, rotation, NULL, x, w);
+	kernels_generic.gather(&plane, &pages, &run, tokens, TOKENS, rotation, NULL, NULL, x, w);
 	kernels_generic.statistics(&plane, &pages, &run, TOKENS, rotation, &basis, first);
 	compare(&plane, x, &basis, first);
 	for (size_t v = 1; v < n_variants; v++) {

@@ -109,6 +109,14 @@ static struct transform *finish(struct calibrate *c, struct calibrate_report *re
 	return t;
 }
 
+/* Of a component in the unit of the features, when they were not weighed. */
+static double variance_of(const struct transform_part *part, size_t k)
+{
+	const double ratio = (double)part->deviation[k] / (double)part->weight[0];
+
+	return ratio * ratio;
+}
+
 static void options_init(struct calibrate_options *o)
 {
 	calibrate_options_init(o);
@@ -150,7 +158,7 @@ static void test_known_source(void **state)
 		for (size_t i = 0; i < P; i++)
 			assert_true(fabsf(part->mean[i] - 3) < 0.1f);
 		for (size_t k = 0; k < 12; k++)
-			assert_true(fabs((double)part->variance[k] / true_variance(k) - 1) < 0.2);
+			assert_true(fabs(variance_of(part, k) / true_variance(k) - 1) < 0.2);
 	}
 	for (uint32_t rung = 0; rung < 3; rung++) {
 		assert_true(report.rungs[rung].ratio >= (double)o.rungs[rung]);
@@ -160,7 +168,7 @@ static void test_known_source(void **state)
 	}
 	/* The file holds what the finest rung needs and no more. */
 	assert_int_equal(t->parts[0].n_components, report.rungs[0].components[0]);
-	assert_int_not_equal(t->parts[0].bits[t->parts[0].n_components - 1], 0);
+	assert_int_equal(t->parts[0].n_components, transform_active(&t->parts[0], t->step[0]));
 	transform_unref(t);
 	calibrate_free(c);
 }
@@ -182,7 +190,9 @@ static void test_scale_of_a_plane_does_not_matter(void **state)
 		const struct transform_part *a = &t[0]->parts[plane], *b = &t[1]->parts[plane];
 
 		assert_int_equal(a->n_components, b->n_components);
-		assert_memory_equal(a->bits, b->bits, 3 * a->n_components);
+		for (int rung = 0; rung < 3; rung++)
+			assert_int_equal(
+				transform_active(a, t[0]->step[rung]), transform_active(b, t[1]->step[rung]));
 	}
 	transform_unref(t[0]);
 	transform_unref(t[1]);
@@ -232,6 +242,76 @@ static void test_groups(void **state)
 	}
 }
 
+/* Features that count more are coded better, and what the transform says of a plane's variance stays its
+ * weight. */
+static void test_weights(void **state)
+{
+	struct calibrate_options o;
+	struct transform *t[2];
+	float weight[P];
+
+	(void)state;
+	options_init(&o);
+	for (int i = 0; i < 2; i++) {
+		float *x = malloc(8 * CHUNK * P * sizeof *x);
+		struct geometry g = small_model();
+		struct calibrate *c;
+		uint64_t random = 5;
+
+		assert_non_null(x);
+		assert_int_equal(calibrate_new(&g, &o, &c, NULL, 0), 0);
+		for (uint32_t plane = 0; plane < 2; plane++) {
+			make_tokens(&random, 1, 8 * CHUNK, x);
+			for (size_t k = 0; k < P; k++)
+				weight[k] = i && k < 16 ? 3 : 1;
+			assert_int_equal(calibrate_add(c, plane, x, P, 8 * CHUNK), 0);
+			assert_int_equal(calibrate_set_weight(c, plane, weight), 0);
+			assert_int_equal(calibrate_learn(c, plane), 0);
+		}
+		t[i] = finish(c, NULL);
+		calibrate_free(c);
+		free(x);
+	}
+	for (int plane = 0; plane < 2; plane++) {
+		const struct transform_part *a = &t[0]->parts[plane], *b = &t[1]->parts[plane];
+		double rows[2] = {0};
+
+		assert_true(fabsf(b->weight[0] / b->weight[16] - 3) < 1e-5f);
+		assert_true(fabsf(a->weight[0] / a->weight[16] - 1) < 1e-5f);
+		/* The first rows look at the features that count. */
+		for (size_t k = 0; k < 8 * P; k++)
+			rows[k % P < 16] += (double)b->basis[k] * (double)b->basis[k];
+		assert_true(rows[1] > 7.9 * rows[0]);
+	}
+	transform_unref(t[0]);
+	transform_unref(t[1]);
+}
+
+/* Counted levels make the file's tables. */
+static void test_counts(void **state)
+{
+	struct levels_counts *counts = calloc(2, sizeof *counts);
+	struct calibrate_options o;
+	struct transform *t[2];
+	struct calibrate *c;
+
+	(void)state;
+	assert_non_null(counts);
+	options_init(&o);
+	c = learn(&o, 8, 1);
+	t[0] = finish(c, NULL);
+	counts[1].symbols[3][0][LEVELS_VALUE_MAX] = counts[1].n[3] = 1e6;
+	calibrate_count_levels(c, counts);
+	t[1] = finish(c, NULL);
+	assert_memory_equal(&t[0]->tables[0], &t[1]->tables[0], sizeof t[0]->tables[0]);
+	assert_memory_not_equal(&t[0]->tables[1], &t[1]->tables[1], sizeof t[0]->tables[1]);
+	assert_true(t[1]->tables[1].frequency[3][0][LEVELS_VALUE_MAX] > 4000);
+	transform_unref(t[0]);
+	transform_unref(t[1]);
+	calibrate_free(c);
+	free(counts);
+}
+
 /* White noise has no quiet components. Measured on the tokens that they were chosen with, the last of 80
  * would seem to have a variance of (1 - sqrt(80 / 1792))^2 = 0.62. */
 static void test_held_out_variances_are_honest(void **state)
@@ -257,8 +337,8 @@ static void test_held_out_variances_are_honest(void **state)
 	}
 	t = finish(c, NULL);
 	assert_int_equal(t->parts[0].n_components, P);
-	assert_true(t->parts[0].variance[P - 1] > 0.7f);
-	assert_true(t->parts[0].variance[P - 1] < 1);
+	assert_true(variance_of(&t->parts[0], P - 1) > 0.7);
+	assert_true(variance_of(&t->parts[0], P - 1) < 1);
 	transform_unref(t);
 	calibrate_free(c);
 	free(x);
@@ -296,7 +376,7 @@ static void test_too_little(void **state)
 	assert_int_equal(report.n_tokens, 2);
 	assert_true(report.variance[1] == 0 && report.rungs[0].error[1] == 0);
 	assert_int_equal(t->parts[1].n_components, 1);
-	assert_int_equal(t->parts[1].bits[0], 0);
+	assert_int_equal(transform_active(&t->parts[1], t->step[0]), 0);
 	transform_unref(t);
 	calibrate_free(c);
 }
@@ -342,7 +422,7 @@ static void test_keep(void **state)
 	for (int plane = 0; plane < 2; plane++)
 		for (size_t k = 0; k < 16; k++)
 			assert_true(
-				fabs((double)(t->parts[plane].variance[k] / whole->parts[plane].variance[k]) -
+				fabs(variance_of(&t->parts[plane], k) / variance_of(&whole->parts[plane], k) -
 					1) < 0.01);
 	transform_unref(t);
 	transform_unref(whole);
@@ -367,7 +447,7 @@ static void test_keep(void **state)
 	X(g.n_layers = 0, "layers")                                                                          \
 	X(o.chunk_tokens = 0, "chunks")                                                                      \
 	X(o.chunk_tokens = 4097, "chunks")                                                                   \
-	X(o.run = 0, "runs")                                                                                 \
+	X(o.plane_weight[1] = 0, "plane 1: weight")                                                          \
 	X(o.n_rungs = 0, "rungs")                                                                            \
 	X(o.n_rungs = 17, "rungs")                                                                           \
 	X(o.rungs[0] = 0.5f, "rung 0")                                                                       \
@@ -399,6 +479,8 @@ int main(void)
 		cmocka_unit_test(test_known_source),
 		cmocka_unit_test(test_scale_of_a_plane_does_not_matter),
 		cmocka_unit_test(test_groups),
+		cmocka_unit_test(test_weights),
+		cmocka_unit_test(test_counts),
 		cmocka_unit_test(test_held_out_variances_are_honest),
 		cmocka_unit_test(test_too_little),
 		cmocka_unit_test(test_keep),

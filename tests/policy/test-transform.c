@@ -15,6 +15,7 @@
 
 #include "base/half.h"
 #include "base/safetensors.h"
+#include "policy/levels-model.h"
 #include "policy/transform.h"
 
 enum { WIDTH = 8, COMPONENTS = 6, N_PARTS = 4, N_RUNGS = 3 };
@@ -26,8 +27,9 @@ struct example {
 	struct transform_part parts[N_PARTS];
 	float mean[N_PARTS][2 * WIDTH];
 	float basis[N_PARTS][COMPONENTS * 2 * WIDTH];
-	float variance[N_PARTS][COMPONENTS];
-	uint8_t bits[N_PARTS][N_RUNGS * COMPONENTS];
+	float weight[N_PARTS][2 * WIDTH];
+	float deviation[N_PARTS][COMPONENTS];
+	struct levels_tables tables[2];
 };
 
 /* Rows of a Hadamard matrix: orthonormal and exact in f16 but for the scale. */
@@ -38,15 +40,25 @@ static float hadamard(unsigned i, unsigned j, unsigned p)
 
 static void example_init(struct example *e)
 {
-	static const uint8_t bits[N_RUNGS * COMPONENTS] = {
-		8, 8, 4, 4, 2, 1, 4, 4, 2, 2, 0, 0, 1, 0, 0, 0, 0, 0};
 	struct geometry *g = &e->geometry;
 
 	memset(e, 0, sizeof *e);
 	*g = (struct geometry){.name = "example", .n_layers = 3, .n_planes = 2, .tp_size = 1};
 	for (int i = 0; i < 2; i++)
 		g->planes[i] = (struct plane){.n_heads = 2, .dim = WIDTH / 2, .dtype = DTYPE_BF16};
-	e->transform = (struct transform){.n_rungs = N_RUNGS, .rung_ratio = {4, 8, 16}, .n_parts = N_PARTS};
+	e->transform = (struct transform){.n_rungs = N_RUNGS,
+		.rung_ratio = {4, 8, 16},
+		.step = {1, 3, 6},
+		.n_planes = 2,
+		.tables = e->tables,
+		.n_parts = N_PARTS};
+	for (int i = 0; i < 2; i++) {
+		struct levels_model model;
+
+		levels_model_default(&model);
+		e->tables[i] = model.tables;
+		e->tables[i].bias[0][0][0] += 0.01f * (float)i;
+	}
 	e->transform.parts = e->parts;
 	geometry_fingerprint(g, e->transform.fingerprint);
 	for (unsigned i = 0; i < N_PARTS; i++) {
@@ -60,21 +72,58 @@ static void example_init(struct example *e)
 			.n_components = COMPONENTS,
 			.mean = e->mean[i],
 			.basis = e->basis[i],
-			.variance = e->variance[i],
-			.bits = e->bits[i]};
-		for (unsigned k = 0; k < p; k++)
+			.weight = e->weight[i],
+			.deviation = e->deviation[i]};
+		for (unsigned k = 0; k < p; k++) {
 			e->mean[i][k] = (float)k + 0.1f * (float)i;
+			e->weight[i][k] = 1 + 0.25f * (float)(k % 3);
+		}
 		for (unsigned k = 0; k < COMPONENTS * p; k++)
 			e->basis[i][k] = hadamard(k / p, k % p, p);
 		for (unsigned k = 0; k < COMPONENTS; k++)
-			e->variance[i][k] = 10.0f / (float)(k + 1);
-		memcpy(e->bits[i], bits, sizeof bits);
+			e->deviation[i][k] = 10.0f / (float)(k + 1);
 	}
 }
 
 static void serialise(const struct example *e, void **data, size_t *len)
 {
 	assert_int_equal(transform_serialise(&e->transform, 1234, "a note", data, len), 0);
+}
+
+/* Far better than f16 could hold. */
+static void assert_orthonormal(const struct transform_part *part)
+{
+	for (unsigned i = 0; i < part->n_components; i++)
+		for (unsigned j = 0; j <= i; j++) {
+			double dot = 0;
+
+			for (unsigned k = 0; k < part->n_features; k++)
+				dot += (double)part->basis[i * part->n_features + k] *
+				       (double)part->basis[j * part->n_features + k];
+			assert_true(fabs(dot - (i == j)) < 1e-6);
+		}
+}
+
+/* One over the weights; weight * mean, its components and its squared norm. */
+static void assert_derived(const struct transform_part *part)
+{
+	double energy = 0;
+
+	for (unsigned k = 0; k < part->n_features; k++) {
+		const double centre = (double)part->mean[k] * (double)part->weight[k];
+
+		assert_true(fabsf(part->inverse[k] * part->weight[k] - 1) < 1e-6f);
+		assert_true(fabs((double)part->centre[k] - centre) < 1e-5);
+		energy += centre * centre;
+	}
+	assert_true(fabs((double)part->centre_energy - energy) < 1e-4 * energy);
+	for (unsigned i = 0; i < part->n_components; i++) {
+		double sum = 0;
+
+		for (unsigned k = 0; k < part->n_features; k++)
+			sum += (double)part->basis[i * part->n_features + k] * (double)part->centre[k];
+		assert_true(fabs((double)part->centre_part[i] - sum) < 1e-3);
+	}
 }
 
 static void test_round_trip(void **state)
@@ -93,6 +142,9 @@ static void test_round_trip(void **state)
 	free(data);
 	assert_int_equal(t->n_rungs, N_RUNGS);
 	assert_memory_equal(t->rung_ratio, e.transform.rung_ratio, N_RUNGS * sizeof(float));
+	assert_memory_equal(t->step, e.transform.step, N_RUNGS * sizeof(float));
+	assert_int_equal(t->n_planes, 2);
+	assert_memory_equal(t->tables, e.tables, sizeof e.tables);
 	assert_memory_equal(t->fingerprint, e.transform.fingerprint, 16);
 	assert_int_equal(t->n_parts, N_PARTS);
 	for (unsigned i = 0; i < N_PARTS; i++) {
@@ -104,10 +156,12 @@ static void test_round_trip(void **state)
 		assert_int_equal(b->n_features, a->n_features);
 		assert_int_equal(b->n_components, a->n_components);
 		assert_memory_equal(b->mean, a->mean, a->n_features * sizeof(float));
-		assert_memory_equal(b->variance, a->variance, COMPONENTS * sizeof(float));
-		assert_memory_equal(b->bits, a->bits, N_RUNGS * COMPONENTS);
+		assert_memory_equal(b->weight, a->weight, a->n_features * sizeof(float));
+		assert_memory_equal(b->deviation, a->deviation, COMPONENTS * sizeof(float));
+		assert_derived(b);
 		for (unsigned k = 0; k < COMPONENTS * a->n_features; k++)
-			assert_true(b->basis[k] == half_to_float(half_from_float(a->basis[k])));
+			assert_true(fabsf(b->basis[k] - half_to_float(half_from_float(a->basis[k]))) < 1e-3f);
+		assert_orthonormal(b);
 		assert_int_equal((uintptr_t)b->basis % 64, 0);
 	}
 	assert_int_equal(transform_fits(t, &e.geometry, why, sizeof why), 0);
@@ -162,11 +216,20 @@ static void test_fits_counts(void **state)
 	X(e.basis[2][3] *= 1.5f, "part 2: basis")                                                            \
 	X(memset(e.basis[2], 0, 64), "part 2: basis")                                                        \
 	X(memcpy(e.basis[2], e.basis[2] + 16, 64), "part 2: basis")                                          \
-	X(e.variance[3][0] = NAN, "part 3: a value is not finite")                                           \
-	X(e.variance[3][5] = -1, "part 3: variance")                                                         \
-	X(e.variance[3][5] = 9, "part 3: variance")                                                          \
-	X(e.bits[0][0] = 9, "part 0: bits of rung 0")                                                        \
-	X(e.bits[0][COMPONENTS + 1] = 5, "part 0: bits of rung 1")
+	X(e.deviation[3][0] = NAN, "part 3: a value is not finite")                                          \
+	X(e.deviation[3][5] = -1, "part 3: deviation")                                                       \
+	X(e.deviation[3][5] = 9, "part 3: deviation")                                                        \
+	X(e.weight[1][2] = 0, "part 1: a value is not finite")                                               \
+	X(e.weight[1][2] = -1, "part 1: a weight")                                                           \
+	X(e.weight[1][2] = 1e-40f, "part 1: a value is not finite")                                          \
+	X(e.transform.step[0] = 0, "rung 0: step")                                                           \
+	X(e.transform.step[1] = INFINITY, "rung 1: step")                                                    \
+	X(e.transform.step[2] = 2, "rung 2: step")                                                           \
+	X(e.tables[1].frequency[4][1][7] = 0, "plane 1, table 4, set 1: freq")                               \
+	X(e.tables[0].frequency[4][1][7]++, "plane 0, table 4, set 1: freq")                                 \
+	X(e.tables[0].bias[2][1][1] = 1, "plane 0, table 2, set 1: a bias")                                  \
+	X(e.tables[0].bias[2][1][1] = NAN, "plane 0, table 2, set 1: a bias")                                \
+	X(e.transform.n_planes = 1, "parts of 2 planes, not of 1")
 
 static void test_faults(void **state)
 {
@@ -192,7 +255,7 @@ static void test_faults(void **state)
 static const struct {
 	const char *from, *to, *why;
 } texts[] = {
-	{"cistern-transform-1", "cistern-transform-2", "format"},
+	{"cistern-transform-2", "cistern-transform-3", "format"},
 	{"\"format\"", "\"fromat\"", "format"},
 	{"\"fingerprint\":\"", "\"fingerprint\":\"G", "fingerprint"},
 	{"\"fingerprint\"", "\"fingerprimt\"", "fingerprint"},
@@ -202,12 +265,15 @@ static const struct {
 	{"\"part.0.n_layers\":\"2\"", "\"part.0.m_layers\":\"2\"", "part 0: plane"},
 	{"\"part.0.mean\"", "\"part.0.main\"", "part 0: tensors"},
 	{"\"part.0.basis\"", "\"part.0.bases\"", "part 0: basis"},
-	{"\"part.3.bits\"", "\"part.4.bits\"", "part 3: tensors"},
+	{"\"part.3.weight\"", "\"part.4.weight\"", "part 3: tensors"},
+	{"\"plane.1.biases\"", "\"plane.2.biases\"", "plane 1: tables"},
+	{"\"steps\"", "\"stops\"", "not one step"},
+	{"\"n_planes\":\"2\"", "\"n_planes\":\"0\"", "n_planes"},
 	{"\"rungs\":{\"dtype\":\"F32\"", "\"rungs\":{\"dtype\":\"I32\"", "rungs"},
 	{"\"part.0.mean\":{\"dtype\":\"F32\"", "\"part.0.mean\":{\"dtype\":\"I32\"", "part 0: tensors"},
 	{"\"shape\":[6,16]", "\"shape\":[16,6]", "part 0: basis"},
 	{"\"shape\":[6,16]", "\"shape\":[0006]", ""},
-	{"\"shape\":[3,6]", "\"shape\":[6,3]", "part 0: tensors"},
+	{"\"shape\":[46,2]", "\"shape\":[2,46]", "plane 0: tables"},
 };
 
 static void test_texts(void **state)

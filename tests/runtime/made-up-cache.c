@@ -1,3 +1,4 @@
+#include "policy/levels-model.h"
 #include "tests/runtime/made-up-cache.h"
 
 #include <math.h>
@@ -26,15 +27,25 @@ static float gauss(struct world *w)
 	return sum - 6;
 }
 
-/* An orthonormal basis by Gram and Schmidt, bits falling from 6 to 0. */
+/* An orthonormal basis by Gram and Schmidt, deviations falling from what memory holds to a fifth of that,
+ * weights that are not all one, the default tables. */
 static void make_transform(struct world *w)
 {
 	struct transform_part parts[2];
-	struct transform t = {.n_rungs = RUNGS, .rung_ratio = {4, 12}, .n_parts = 2, .parts = parts};
-	float *basis = malloc(sizeof(float) * R * P), mean[P], variance[R];
-	uint8_t bits[RUNGS * R];
+	struct levels_model model;
+	struct levels_tables tables[2];
+	struct transform t = {.n_rungs = RUNGS,
+		.rung_ratio = {4, 8, 12},
+		.step = {0.1f, 0.3f, 0.8f},
+		.n_planes = 2,
+		.tables = tables,
+		.n_parts = 2,
+		.parts = parts};
+	float *basis = malloc(sizeof(float) * R * P), mean[P], weight[P], deviation[R];
 	char why[200] = "";
 
+	levels_model_default(&model);
+	tables[0] = tables[1] = model.tables;
 	geometry_fingerprint(&w->g, t.fingerprint);
 	for (size_t i = 0; i < R; i++) {
 		double norm = 0;
@@ -53,21 +64,21 @@ static void make_transform(struct world *w)
 			norm += (double)basis[i * P + k] * basis[i * P + k];
 		for (size_t k = 0; k < P; k++)
 			basis[i * P + k] /= (float)sqrt(norm);
-		variance[i] = 100.0f * powf(0.93f, (float)i);
-		bits[i] = (uint8_t)(i < 4 ? 6 : i < 70 ? 5 : 4);
-		bits[R + i] = (uint8_t)(i < 4 ? 4 : i < 10 ? 3 : i < 20 ? 2 : i < 40 ? 1 : 0);
+		deviation[i] = 1.5f * powf(0.975f, (float)i);
 	}
-	for (size_t k = 0; k < P; k++)
+	for (size_t k = 0; k < P; k++) {
 		mean[k] = 0.5f * gauss(w);
+		weight[k] = (float)world_weight((uint32_t)k / WIDTH, k % WIDTH);
+	}
 	for (uint32_t plane = 0; plane < 2; plane++)
 		parts[plane] = (struct transform_part){.plane = plane,
 			.n_layers = LAYERS,
 			.n_features = P,
 			.n_components = R,
 			.mean = mean,
+			.weight = weight,
 			.basis = basis,
-			.variance = variance,
-			.bits = bits};
+			.deviation = deviation};
 	must(!transform_serialise(&t, 1000, NULL, &w->transform_data, &w->transform_len), "serialise");
 	must(!transform_parse(w->transform_data, w->transform_len, &w->t, why, sizeof why), why);
 	free(basis);

@@ -8,7 +8,7 @@
 
 #include "runtime/codec.h"
 
-enum { LAYERS = 3, HEADS = 2, DIM = 16, WIDTH = HEADS * DIM, P = LAYERS * WIDTH, R = 80, RUNGS = 2 };
+enum { LAYERS = 3, HEADS = 2, DIM = 16, WIDTH = HEADS * DIM, P = LAYERS * WIDTH, R = 80, RUNGS = 3 };
 enum { BLOCK = 16, BLOCKS = 24, TOKENS_MAX = 256 };
 
 struct world {
@@ -22,6 +22,13 @@ struct world {
 	struct codec *codec;
 	uint64_t random;
 };
+
+/* The transform's weight of feature i of a layer: the same in a head, so that rotated features may be
+ * weighed. */
+static inline double world_weight(uint32_t layer, uint32_t i)
+{
+	return 0.7 + 0.2 * ((layer * HEADS + i / DIM) % 4);
+}
 
 /* K is rotated, V is not. Aborts when something fails. */
 struct world *world_new(enum rope_kind rope_kind);

@@ -39,7 +39,7 @@ static void make(uint8_t **data, size_t *len)
 		{.kind = FRAME_CODES,
 			.part = 9,
 			.encoding = FRAME_DEFLATE,
-			.bits = 4,
+			.token_class = 4,
 			.len_bytes = 50,
 			.full_bytes = 80},
 	};
@@ -146,7 +146,8 @@ static void longer_than_it_says(void **state)
 static void classes_and_errors(void **state)
 {
 	const struct frame_error other[2] = {{0.5f, 0.25f}, {0.75f, 0.125f}};
-	static const uint8_t runs[] = {1, 4, 0, 0, 250, 0, 2, 2, 0};
+	/* 4 of class 1, 250 of class 0, 2 of class 2. */
+	static const uint8_t runs[] = {1 | 3 << 3, 0 | 31 << 3, 250 - 32, 0, 2 | 1 << 3};
 	const struct frame_section section = {
 		.kind = FRAME_CLASSES, .len_bytes = sizeof runs, .full_bytes = sizeof runs};
 	const struct frame_info wanted = example_info();

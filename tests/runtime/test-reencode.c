@@ -62,8 +62,10 @@ static double worst(
 		for (uint32_t l = 0; l < LAYERS; l++)
 			for (uint32_t i = 0; i < WIDTH; i++) {
 				const uint16_t *mine = (const void *)got->pages[l * 2 + plane].base;
-				const double x = (double)f16_to_f32(world_element(w, l, plane, OFFSET, t)[i]);
-				const double d = (double)f16_to_f32(mine[t * WIDTH + i]) - x;
+				const double weight = world_weight(l, i);
+				const double x =
+					weight * (double)f16_to_f32(world_element(w, l, plane, OFFSET, t)[i]);
+				const double d = weight * (double)f16_to_f32(mine[t * WIDTH + i]) - x;
 
 				error += d * d;
 				norm += x * x;
@@ -75,7 +77,7 @@ static double worst(
 
 static void made_anew(void **state)
 {
-	static const double bounds[] = {0, 1};
+	static const double bounds[] = {0, 0.6};
 	struct world *w = *state;
 
 	for (size_t k = 0; k < 2; k++) {

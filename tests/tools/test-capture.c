@@ -107,7 +107,7 @@ static void check_values(const struct capture *c)
 
 			as_it_is.rope_kind = ROPE_NONE;
 			kernels->gather(&as_it_is, &c->pages[2 * layer + plane], &run, tokens, 4, NULL, NULL,
-				x, WIDTH);
+				NULL, x, WIDTH);
 			for (uint32_t i = 0; i < 4 * WIDTH; i++)
 				assert_true(x[i] == value(layer, plane, 11 + tokens[i / WIDTH], i % WIDTH));
 		}
@@ -122,7 +122,8 @@ static void test_safetensors_round_trip(void **state)
 	struct capture *c;
 	char why[200] = "";
 
-	assert_int_equal(capture_write(e->path, &e->geometry, e->positions, TOKENS, e->pages, &e->run), 0);
+	assert_int_equal(
+		capture_write(e->path, &e->geometry, e->positions, TOKENS, e->pages, &e->run, NULL), 0);
 	if (capture_open(e->path, &options, &c, why, sizeof why) != 0)
 		fail_msg("%s", why);
 	geometry_fingerprint(&e->geometry, want);
@@ -147,7 +148,7 @@ static void test_single_plane(void **state)
 	g.planes[0].rope_kind = ROPE_NONE;
 	for (int i = 0; i < LAYERS; i++)
 		pages[i] = e->pages[2 * i];
-	assert_int_equal(capture_write(e->path, &g, e->positions, TOKENS, pages, &e->run), 0);
+	assert_int_equal(capture_write(e->path, &g, e->positions, TOKENS, pages, &e->run, NULL), 0);
 	assert_int_equal(capture_open(e->path, &options, &c, NULL, 0), 0);
 	assert_int_equal(c->geometry.n_planes, 1);
 	assert_int_equal(c->geometry.planes[0].rope_kind, ROPE_NONE);
@@ -160,10 +161,10 @@ static void test_writer_refuses(void **state)
 	struct example *e = *state;
 	struct geometry g = e->geometry;
 
-	assert_int_equal(capture_write(e->path, &g, e->positions, 0, e->pages, &e->run), -EINVAL);
-	assert_int_equal(capture_write("/nowhere/x", &g, e->positions, 1, e->pages, &e->run), -ENOENT);
+	assert_int_equal(capture_write(e->path, &g, e->positions, 0, e->pages, &e->run, NULL), -EINVAL);
+	assert_int_equal(capture_write("/nowhere/x", &g, e->positions, 1, e->pages, &e->run, NULL), -ENOENT);
 	g.planes[1] = g.planes[0];
-	assert_int_equal(capture_write(e->path, &g, e->positions, 1, e->pages, &e->run), -EINVAL);
+	assert_int_equal(capture_write(e->path, &g, e->positions, 1, e->pages, &e->run, NULL), -EINVAL);
 }
 
 /* Texts in the header, each replaced by one of the same length. */
@@ -197,7 +198,8 @@ static void test_faults(void **state)
 		size_t len;
 
 		assert_int_equal(
-			capture_write(e->path, &e->geometry, e->positions, TOKENS, e->pages, &e->run), 0);
+			capture_write(e->path, &e->geometry, e->positions, TOKENS, e->pages, &e->run, NULL),
+			0);
 		assert_int_equal(file_read(e->path, &data, &len), 0);
 		at = memmem(data, len, texts[i].from, strlen(texts[i].from));
 		assert_non_null(at);
@@ -211,7 +213,8 @@ static void test_faults(void **state)
 		free(data);
 	}
 	e->positions[3] = UINT64_MAX;
-	assert_int_equal(capture_write(e->path, &e->geometry, e->positions, TOKENS, e->pages, &e->run), 0);
+	assert_int_equal(
+		capture_write(e->path, &e->geometry, e->positions, TOKENS, e->pages, &e->run, NULL), 0);
 	assert_int_equal(capture_open(e->path, &options, &c, NULL, 0), -EBADMSG);
 	unlink(e->path);
 	assert_int_equal(capture_open(e->path, &options, &c, NULL, 0), -ENOENT);

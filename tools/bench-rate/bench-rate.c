@@ -37,7 +37,7 @@ static const char usage[] =
 	"      --recalls N   prompts with records to be recalled (default 24)\n"
 	"      --layers-per-group N  layers that are decorrelated together, by Cistern and by KVTC (default: "
 	"as\n"
-	"                    many as have up to 4096 features)\n"
+	"                    many as have up to 2048 features)\n"
 	"\n"
 	"ratio: of the coded tokens, 16-bit source over what was stored; total: protected tokens counted "
 	"too;\n"
@@ -113,8 +113,8 @@ static void add_unprotected(struct bench *b, struct under_test *u)
 static int make_cases(struct bench *b)
 {
 	static int (*const makers[])(const struct learning *l, struct under_test **out) = {under_test_cistern,
-		under_test_kvtc, under_test_kvtc_pooled, under_test_kvtc_whole, under_test_uniform,
-		under_test_fp8};
+		under_test_cistern_deflate, under_test_kvtc, under_test_kvtc_pooled, under_test_kvtc_whole,
+		under_test_uniform, under_test_fp8};
 	int r = 0;
 
 	b->cases = calloc(CASES_MAX, sizeof *b->cases);

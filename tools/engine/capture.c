@@ -1,8 +1,8 @@
 /*
- * cistern-engine capture: keys and values of held-out text, for calibration; one file a sequence, in the form
- * of tools/capture.h. With --attention, the folder attention/ beside them gets one .safetensors file a
- * sequence: "received" [layers, query heads, tokens] f32, the mean attention that a token gets from itself
- * and the tokens after it.
+ * cistern-engine capture: keys, values and one query in sixteen of held-out text, for calibration; one file a
+ * sequence, in the form of tools/capture.h. With --attention, the folder attention/ beside them gets one
+ * .safetensors file a sequence: "received" [layers, query heads, tokens] f32, the mean attention that a token
+ * gets from itself and the tokens after it.
  */
 #include "tools/engine/engine.h"
 
@@ -15,12 +15,51 @@
 #include <jansson.h>
 
 #include "base/file.h"
+#include "base/half.h"
 #include "base/safetensors.h"
 #include "tools/capture.h"
 
-enum { RECALL_EVERY = 4 };
+enum { RECALL_EVERY = 4, QUERY_EVERY = 16 };
 
-static int write_planes(const struct engine *e, const struct kv_table *table, uint32_t n, const char *path)
+/* Every so many-th query of a sequence, as the file has them. */
+struct sample {
+	struct capture_queries queries;
+	uint64_t *positions;
+	uint16_t *values;
+};
+
+static void sample_fini(struct sample *s)
+{
+	free(s->positions);
+	free(s->values);
+}
+
+/* all: [n_layers, n, n_heads, head_dim] f32. */
+static int sample_init(struct sample *s, const struct model *m, const float *all, uint32_t n)
+{
+	const size_t width = (size_t)m->n_heads * m->head_dim;
+	const uint32_t n_sample = n / QUERY_EVERY;
+	uint16_t *to;
+
+	*s = (struct sample){.positions = calloc(n_sample + 1, sizeof *s->positions),
+		.values = calloc(m->n_layers * n_sample * width + 1, sizeof *s->values)};
+	if (!s->positions || !s->values)
+		return -ENOMEM;
+	to = s->values;
+	for (uint32_t i = 0; i < n_sample; i++)
+		s->positions[i] = (uint64_t)(i + 1) * QUERY_EVERY - 1;
+	for (uint32_t layer = 0; layer < m->n_layers; layer++)
+		for (uint32_t i = 0; i < n_sample; i++)
+			for (size_t k = 0; k < width; k++)
+				*to++ = half_from_float(
+					all[(layer * (size_t)n + s->positions[i]) * width + k]);
+	s->queries = (struct capture_queries){
+		.n = n_sample, .n_heads = m->n_heads, .positions = s->positions, .values = s->values};
+	return 0;
+}
+
+static int write_planes(const struct engine *e, const struct kv_table *table, uint32_t n,
+	const struct capture_queries *queries, const char *path)
 {
 	const struct kv_run run = {.blocks = table->blocks, .block_tokens = KV_BLOCK_TOKENS};
 	struct kv_pages *pages = kv_cache_pages(e->cache);
@@ -33,7 +72,7 @@ static int write_planes(const struct engine *e, const struct kv_table *table, ui
 	model_geometry(e->model, &g);
 	for (uint32_t i = 0; i < n; i++)
 		positions[i] = i;
-	r = capture_write(path, &g, positions, n, pages, &run);
+	r = capture_write(path, &g, positions, n, pages, &run, queries);
 out:
 	free(pages);
 	free(positions);
@@ -83,11 +122,13 @@ static int capture_sequence(struct engine *e, const struct options *o, const str
 {
 	const struct model *m = e->model;
 	uint32_t n = (uint32_t)t->n;
+	float *queries = malloc((size_t)m->n_layers * n * m->n_heads * m->head_dim * sizeof *queries);
+	struct sample sample = {0};
 	double *received =
 		o->attention ? calloc((size_t)m->n_layers * m->n_heads * n, sizeof *received) : NULL;
 	struct kv_table table = {0};
 	char path[4096];
-	int r = received || !o->attention ? kv_table_new(e->cache, n, &table) : -ENOMEM;
+	int r = queries && (received || !o->attention) ? kv_table_new(e->cache, n, &table) : -ENOMEM;
 
 	snprintf(path, sizeof path, "%s/capture-%04zu.safetensors", o->out, number);
 	if (r == 0)
@@ -96,11 +137,15 @@ static int capture_sequence(struct engine *e, const struct options *o, const str
 						    .table = &table,
 						    .tokens = t->list,
 						    .n_tokens = n,
+						    .n_collect = n,
+						    .queries = queries,
 						    .received = received,
 						    .received_stride = n,
 					    });
 	if (r == 0)
-		r = write_planes(e, &table, n, path);
+		r = sample_init(&sample, m, queries, n);
+	if (r == 0)
+		r = write_planes(e, &table, n, &sample.queries, path);
 	if (r == 0)
 		r = line_print(path, n);
 	if (r == 0 && received) {
@@ -109,6 +154,8 @@ static int capture_sequence(struct engine *e, const struct options *o, const str
 	}
 	if (r < 0)
 		fprintf(stderr, "\ncistern-engine: %s, %u tokens: %s\n", path, n, strerror(-r));
+	sample_fini(&sample);
+	free(queries);
 	free(received);
 	kv_table_free(e->cache, &table);
 	return r;

@@ -110,9 +110,9 @@ static void find_coded(const struct chunk_copy *chunk, const uint8_t *classes, s
 		}
 }
 
-/* Features of a layer group: s->x [n, p], rotation undone, mean (NULL: zero) subtracted. */
+/* Features of a layer group: s->x [n, p], rotation undone, in the metric of part, if it has one. */
 static int gather(struct student *s, const struct chunk_copy *chunk, const struct gathered *g,
-	const struct transform_part *part, const float *mean)
+	const struct transform_part *part)
 {
 	const struct codec_chunk view = chunk_copy_view(chunk);
 	const struct plane *plane = &s->geometry->planes[part->plane];
@@ -130,20 +130,27 @@ static int gather(struct student *s, const struct chunk_copy *chunk, const struc
 	for (uint32_t l = 0; l < part->n_layers; l++)
 		s->kernels->gather(plane,
 			&view.pages[(size_t)(part->first_layer + l) * s->geometry->n_planes + part->plane],
-			&view.run, g->tokens, g->n, rotated ? &rope : NULL, mean ? mean + l * width : NULL,
-			s->x + l * width, part->n_features);
+			&view.run, g->tokens, g->n, rotated ? &rope : NULL,
+			part->mean ? part->mean + l * width : NULL,
+			part->weight ? part->weight + l * width : NULL, s->x + l * width, part->n_features);
 	return 0;
 }
 
-/* Components that the rung codes: they come first. */
-static size_t n_coded(const struct transform_part *part, uint32_t n_rungs, uint32_t rung)
+/* The components that a rung codes, and of them only those that held nearly all of the variance in
+ * calibration: at a fine rung of a small model all are coded, and where the energy lies would not show. */
+static size_t n_main(const struct transform_part *part, float step)
 {
-	const uint8_t *bits = part->bits + (size_t)(rung < n_rungs ? rung : n_rungs - 1) * part->n_components;
-	size_t n = part->n_components;
+	const size_t n = transform_active(part, step);
+	double total = 0, sum = 0;
+	size_t k = 0;
 
-	while (n && !bits[n - 1])
-		n--;
-	return n;
+	for (size_t i = 0; i < n; i++)
+		total += (double)part->deviation[i] * (double)part->deviation[i];
+	while (k < n && sum < 0.99 * total) {
+		sum += (double)part->deviation[k] * (double)part->deviation[k];
+		k++;
+	}
+	return k;
 }
 
 /* Every plane's energy counts as a share of its own, so that neither drowns the other. */
@@ -155,8 +162,9 @@ static int measure_energy(struct student *s, const struct chunk_copy *chunk, con
 	*inside_out = *total_out = 0;
 	for (uint32_t i = 0; i < t->n_parts; i++) {
 		const struct transform_part *part = &t->parts[i];
-		const size_t k = n_coded(part, t->n_rungs, rung), n_values = g->n * part->n_features;
-		int r = gather(s, chunk, g, part, part->mean);
+		const size_t k = n_main(part, t->step[rung < t->n_rungs ? rung : t->n_rungs - 1]);
+		const size_t n_values = g->n * part->n_features;
+		int r = gather(s, chunk, g, part);
 
 		if (r < 0)
 			return r;
@@ -189,7 +197,7 @@ int student_take(struct student *s, const struct chunk_copy *chunk, const uint8_
 		struct transform_part part;
 
 		calibrate_part(s->calibrate, i, &part);
-		r = gather(s, chunk, &g, &part, NULL);
+		r = gather(s, chunk, &g, &part);
 		if (!r)
 			r = calibrate_add(s->calibrate, i, s->x, part.n_features, g.n);
 	}

@@ -11,6 +11,7 @@ struct cistern_codec {
 	struct under_test base;
 	const struct learning *l;
 	struct codec *codec;
+	enum codec_entropy entropy;
 };
 
 static int count_bytes(const uint8_t *data, size_t len, struct coded_bytes *out)
@@ -34,8 +35,10 @@ static int code(struct under_test *u, size_t rung, const struct codec_chunk *chu
 	struct coded_bytes *out)
 {
 	struct cistern_codec *c = (struct cistern_codec *)u;
-	const struct codec_options options = {
-		.transform = c->l->transform, .rung = (uint32_t)rung, .classes = classes};
+	const struct codec_options options = {.transform = c->l->transform,
+		.rung = (uint32_t)rung,
+		.entropy = c->entropy,
+		.classes = classes};
 	uint8_t *data;
 	size_t len;
 	int r = codec_encode(c->codec, chunk, &options, &data, &len, NULL);
@@ -57,13 +60,14 @@ static void free_codec(struct under_test *u)
 	free(c);
 }
 
-int under_test_cistern(const struct learning *l, struct under_test **out)
+static int make(
+	const struct learning *l, const char *name, enum codec_entropy entropy, struct under_test **out)
 {
 	struct cistern_codec *c = calloc(1, sizeof *c);
 
 	if (!c)
 		return -ENOMEM;
-	c->base = (struct under_test){.name = "cistern",
+	c->base = (struct under_test){.name = name,
 		.ours = true,
 		.n_rungs = l->transform ? l->transform->n_rungs : 1,
 		.rungs = {2}, /* the plain codec */
@@ -72,6 +76,7 @@ int under_test_cistern(const struct learning *l, struct under_test **out)
 	for (size_t i = 0; l->transform && i < c->base.n_rungs; i++)
 		c->base.rungs[i] = (double)l->transform->rung_ratio[i];
 	c->l = l;
+	c->entropy = entropy;
 	c->codec = codec_new(l->kernels, SCRATCH_BYTES);
 	if (!c->codec) {
 		free(c);
@@ -79,4 +84,14 @@ int under_test_cistern(const struct learning *l, struct under_test **out)
 	}
 	*out = &c->base;
 	return 0;
+}
+
+int under_test_cistern(const struct learning *l, struct under_test **out)
+{
+	return make(l, "cistern", CODEC_RANS, out);
+}
+
+int under_test_cistern_deflate(const struct learning *l, struct under_test **out)
+{
+	return make(l, "cistern-deflate", CODEC_DEFLATE, out);
 }

@@ -40,9 +40,11 @@ static int code(struct under_test *u, size_t rung, const struct codec_chunk *chu
 
 		if (!x)
 			return -ENOMEM;
-		c->l->kernels->gather(p, &chunk->pages[i], &chunk->run, tokens, n, NULL, NULL, x, width);
+		c->l->kernels->gather(
+			p, &chunk->pages[i], &chunk->run, tokens, n, NULL, NULL, NULL, x, width);
 		round_all(x, n * width);
-		c->l->kernels->scatter(p, &chunk->pages[i], &chunk->run, tokens, n, NULL, NULL, x, width);
+		c->l->kernels->scatter(
+			p, &chunk->pages[i], &chunk->run, tokens, n, NULL, NULL, NULL, x, width);
 		free(x);
 		out->coded += n * width + sizeof(float);
 	}

@@ -98,9 +98,9 @@ static int code_plane(const struct uniform_codec *u, uint32_t plane, unsigned bi
 		for (uint32_t l = 0; l < g->n_layers; l++) {
 			const struct kv_pages *pages = &chunk->pages[l * g->n_planes + plane];
 
-			k->gather(p, pages, &chunk->run, tokens, n, NULL, NULL, x, width);
+			k->gather(p, pages, &chunk->run, tokens, n, NULL, NULL, NULL, x, width);
 			code_layer(p, plane == 0, x, codes, n, &out);
-			k->scatter(p, pages, &chunk->run, tokens, n, NULL, NULL, x, width);
+			k->scatter(p, pages, &chunk->run, tokens, n, NULL, NULL, NULL, x, width);
 		}
 		coded = deflated_bytes(out.codes, out.n_codes);
 		scales = deflated_bytes(out.scales, out.n_scales);

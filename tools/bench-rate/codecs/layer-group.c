@@ -47,7 +47,7 @@ int layer_group_read(const struct kernels *k, const struct codec_chunk *chunk,
 
 	for (uint32_t l = 0; r == 0 && l < group->n_layers; l++)
 		k->gather(plane, pages_of(chunk, group, l), &chunk->run, tokens, n, memory ? &rope : NULL,
-			mean ? mean + l * width : NULL, x + l * width, group->p);
+			mean ? mean + l * width : NULL, NULL, x + l * width, group->p);
 	free(memory);
 	return r;
 }
@@ -63,7 +63,7 @@ int layer_group_write(const struct kernels *k, const struct codec_chunk *chunk,
 
 	for (uint32_t l = 0; r == 0 && l < group->n_layers; l++)
 		k->scatter(plane, pages_of(chunk, group, l), &chunk->run, tokens, n, memory ? &rope : NULL,
-			mean ? mean + l * width : NULL, x + l * width, group->p);
+			mean ? mean + l * width : NULL, NULL, x + l * width, group->p);
 	free(memory);
 	return r;
 }

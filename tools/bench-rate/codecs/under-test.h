@@ -38,6 +38,8 @@ extern const float under_test_ratios[8];
 /* learning outlives the codec. -ENOMEM; -errno of what could not be made. Of learning, under_test_cistern
  * looks at kernels and transform only; without a transform it is the plain codec. */
 int under_test_cistern(const struct learning *l, struct under_test **out);
+/* The same levels in DEFLATE streams. */
+int under_test_cistern_deflate(const struct learning *l, struct under_test **out);
 /* Plain KVTC in Cistern's layer groups. */
 int under_test_kvtc(const struct learning *l, struct under_test **out);
 /* The same with one budget for keys and values (and all groups), divided where it does most good. Not the
