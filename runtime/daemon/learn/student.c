@@ -7,6 +7,12 @@
 #include "policy/calibrate.h"
 #include "policy/policy.h"
 
+enum {
+	/* Between two versions so many chunks' levels are counted, at every so many-th rung. */
+	COUNT_CHUNKS_MAX = 16,
+	COUNT_RUNGS = 3,
+};
+
 struct student {
 	const struct geometry *geometry;
 	const struct kernels *kernels;
@@ -14,6 +20,9 @@ struct student {
 	struct calibrate *calibrate;
 	float *x, *c, *rope; /* room for a chunk: [n, p], [r, n], cos and sin */
 	size_t x_room, c_room, rope_room;
+	struct codec *codec;          /* to count levels with; NULL: none were yet */
+	struct levels_counts *counts; /* [planes] since the last version */
+	uint32_t n_counted;           /* chunks */
 };
 
 /* One part's tokens on their way through. */
@@ -80,6 +89,8 @@ struct student *student_free(struct student *s)
 		free(s->x);
 		free(s->c);
 		free(s->rope);
+		codec_free(s->codec);
+		free(s->counts);
 		free(s);
 	}
 	return NULL;
@@ -185,6 +196,37 @@ static int measure_energy(struct student *s, const struct chunk_copy *chunk, con
 	return 0;
 }
 
+/* Encodes the chunk at a few rungs, for what its levels are: the next transform's tables. */
+static int count_levels(
+	struct student *s, const struct chunk_copy *chunk, const uint8_t *classes, const struct transform *t)
+{
+	const struct codec_chunk view = chunk_copy_view(chunk);
+	int r = 0;
+
+	if (!s->counts)
+		s->counts = calloc(GEOMETRY_PLANES_MAX, sizeof *s->counts);
+	if (!s->codec)
+		s->codec = codec_new(s->kernels, 0);
+	if (!s->counts || !s->codec)
+		return -ENOMEM;
+	for (uint32_t rung = 0; rung < t->n_rungs && !r; rung += COUNT_RUNGS) {
+		const struct codec_options options = {.transform = t,
+			.rung = rung,
+			.rung_salient = rung,
+			.rung_redundant = rung,
+			.classes = classes,
+			.counts = s->counts};
+		uint8_t *frame;
+		size_t len;
+
+		r = codec_encode(s->codec, &view, &options, &frame, &len, NULL);
+		if (!r)
+			free(frame);
+	}
+	s->n_counted += !r;
+	return r;
+}
+
 int student_take(struct student *s, const struct chunk_copy *chunk, const uint8_t *classes,
 	const struct transform *t, uint32_t rung, double *inside, double *total)
 {
@@ -203,6 +245,8 @@ int student_take(struct student *s, const struct chunk_copy *chunk, const uint8_
 	}
 	if (!r && t && g.n)
 		r = measure_energy(s, chunk, &g, t, rung, inside, total);
+	if (!r && t && g.n && s->n_counted < COUNT_CHUNKS_MAX)
+		r = count_levels(s, chunk, classes, t);
 	return r;
 }
 
@@ -224,6 +268,11 @@ int student_learn(struct student *s, bool (*rest)(void *arg), void *arg, void **
 		r = calibrate_learn(s->calibrate, i);
 		if (!r && !rest(arg))
 			r = -ECANCELED;
+	}
+	if (!r && s->n_counted) {
+		calibrate_count_levels(s->calibrate, s->counts);
+		memset(s->counts, 0, GEOMETRY_PLANES_MAX * sizeof *s->counts);
+		s->n_counted = 0;
 	}
 	if (!r)
 		r = calibrate_finish(s->calibrate, "learned by the daemon", &bytes, &n, NULL);

@@ -31,7 +31,7 @@ struct student *student_free(struct student *s);
 uint64_t student_bytes(const struct student *s);
 
 /* Adds the coded tokens of a chunk (classes: [n_tokens]). With a transform: how much centred energy they
- * have, and what of it lies in the components that the rung codes. -ENOMEM. */
+ * have, what of it lies in the components that the rung codes, and what their levels are. -ENOMEM. */
 int student_take(struct student *s, const struct chunk_copy *chunk, const uint8_t *classes,
 	const struct transform *t, uint32_t rung, double *inside, double *total);
 /* What was taken counts as no more than n_tokens from here on. */
