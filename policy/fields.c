@@ -24,9 +24,8 @@ static const struct policy_field fields[] = {
 	{"target_error", POLICY_REAL, FIELD(target_error), 0.001, 1, "share", NULL,
 		"mode fidelity: mean relative L2 error of the coded tokens, in the plane where it is larger"},
 	{"max_error", POLICY_REAL, FIELD(max_error), 0, 1, "share", NULL,
-		"bound on every coded token's relative L2 error in each plane; a token over it is kept "
-		"bit-exact; "
-		"0: no bound"},
+		"bound on every coded token's relative error in each plane; a token over it moves to a finer "
+		"rung or is kept bit-exact; 0: no bound"},
 	{"pressure_from", POLICY_REAL, FIELD(pressure_from), 0, 0.99, "share", NULL,
 		"mode pressure: how full the pool is when coarser rungs begin"},
 	{"pressure_ratio", POLICY_REAL, FIELD(pressure_ratio), 1, 1000, "x", NULL,
@@ -249,10 +248,10 @@ static const struct {
 		{{"mode", "fidelity"}, {"target_ratio", "8"}, {"target_error", "0.05"}, {"max_error", "0.25"},
 			{"sink_tokens", "8"}, {"window_tokens", "256"}, {"sink_budget", "0.04"}}},
 	[POLICY_BALANCED] = {"balanced",
-		{{"mode", "ratio"}, {"target_ratio", "16"}, {"max_error", "0"}, {"sink_tokens", "4"},
+		{{"mode", "ratio"}, {"target_ratio", "16"}, {"max_error", "0.5"}, {"sink_tokens", "4"},
 			{"window_tokens", "128"}, {"sink_budget", "0.01"}}},
 	[POLICY_COMPACT] = {"compact",
-		{{"mode", "ratio"}, {"target_ratio", "32"}, {"max_error", "0"}, {"sink_tokens", "4"},
+		{{"mode", "ratio"}, {"target_ratio", "32"}, {"max_error", "0.7"}, {"sink_tokens", "4"},
 			{"window_tokens", "64"}, {"sink_budget", "0.005"}}},
 };
 

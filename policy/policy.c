@@ -6,6 +6,9 @@ void policy_init(struct policy *p)
 		.mode = POLICY_RATIO,
 		.ratio = 16,
 		.target_error = 0.1,
+		/* A token that has lost half of itself is no good: a transform that does not fit what comes
+		 * shows here first. */
+		.max_error = 0.5,
 		.pressure_from = 0.7,
 		.pressure_ratio = 40,
 		.rate_window = 64,

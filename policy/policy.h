@@ -10,12 +10,12 @@
 #include <stdint.h>
 
 enum token_class {
-	TOKEN_PLAIN = 0,  /* coded at the policy's rung */
-	TOKEN_SINK = 1,   /* raw */
-	TOKEN_WINDOW = 2, /* raw, until the window has moved on */
-	TOKEN_EXACT =
-		3, /* raw: its error at the rung was over max_error, or it holds values that are not finite */
-	TOKEN_SALIENT = 4,   /* coded, at a rung of its own, a finer one */
+	TOKEN_PLAIN = 0,   /* coded at the policy's rung */
+	TOKEN_SINK = 1,    /* raw */
+	TOKEN_WINDOW = 2,  /* raw, until the window has moved on */
+	TOKEN_EXACT = 3,   /* raw: its error at every rung was over max_error, or it holds values that are not
+			      finite */
+	TOKEN_SALIENT = 4, /* coded, at a rung of its own, a finer one */
 	TOKEN_REDUNDANT = 5, /* coded, at a rung of its own, a coarser one */
 	TOKEN_CLASSES = 6,
 };
@@ -31,7 +31,7 @@ struct policy {
 	uint32_t mode;        /* enum policy_mode */
 	double ratio;         /* target_ratio: of the coded tokens */
 	double target_error;  /* mean relative L2 error, for POLICY_FIDELITY */
-	double max_error;     /* bound on a coded token's relative L2 error per plane; 0: none */
+	double max_error;     /* bound on a coded token's relative error per plane; 0: none */
 	double pressure_from; /* for POLICY_PRESSURE: the share of the pool that is taken when it begins */
 	double pressure_ratio;
 	uint32_t rate_window; /* chunks over which mode holds its target */
