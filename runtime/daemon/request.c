@@ -344,9 +344,10 @@ static void get_done(struct job *job)
 	int status = step->status;
 
 	trace_job(step, TRACE_DECODE, step->entry->frame_bytes);
-	s->damaged += status == -EBADMSG || status == -ESTALE;
-	if (status == -EBADMSG || status == -ESTALE) {
-		log_warning("a frame could not be decoded (%s); its chunk is dropped", strerror(-status));
+	if (status == -EBADMSG || status == -ESTALE || status == -ENOTSUP) {
+		s->damaged++;
+		log_warning("a frame could not be decoded (%s); its chunk is dropped",
+			status == -ENOTSUP ? "it is of another version of the format" : strerror(-status));
 		status = -EBADMSG;
 		if (!step->entry->dead)
 			cache_remove(cache, step->entry, NULL);
