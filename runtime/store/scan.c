@@ -447,9 +447,25 @@ static void close_segment(struct scan *s, struct segment *g)
 		close(fd);
 }
 
+/* To whole pages, as records are read. */
+static void pad_file(struct scan *s, struct segment *g)
+{
+	const uint64_t len = format_pad(g->len_bytes);
+	int fd = len != g->len_bytes ? open_file(s->table, g->number, O_RDWR) : -1;
+
+	if (fd < 0)
+		return;
+	if (ftruncate(fd, (off_t)len) == 0) {
+		s->table->used_bytes += len - g->len_bytes;
+		g->len_bytes = len;
+	}
+	close(fd);
+}
+
 static int take_file(struct scan *s, struct file *f)
 {
 	struct segment *g;
+	uint64_t n_dropped;
 	int fd, r = segments_adopt(s->table, f->number, f->salt, f->len_bytes, &g);
 
 	if (r < 0)
@@ -475,6 +491,7 @@ static int take_file(struct scan *s, struct file *f)
 	}
 	s->result->n_scanned++;
 	f->scanned = true;
+	n_dropped = s->result->n_dropped;
 	r = scan_records(s, g, fd);
 	if (r < 0 && r != -ENOMEM) {
 		log_warning("store: segment-%08x: %s at %llu", f->number, strerror(-r),
@@ -482,6 +499,11 @@ static int take_file(struct scan *s, struct file *f)
 		s->result->n_dropped++;
 		g->doubtful = true;
 		r = 0;
+	} else if (r == 0 && s->result->n_dropped != n_dropped) {
+		/* What was misread once may be read well the next time: no footer is to forget it for good.
+		 */
+		g->doubtful = true;
+		pad_file(s, g);
 	} else if (r == 0 && g->n_slots) {
 		close_segment(s, g);
 	}

@@ -6,7 +6,7 @@
 #include "tools/private-daemon.h"
 
 /* Runs so many clients for so long; prints the daemon's memory over time. Returns how many clients found
- * fault, plus 1 if the daemon's memory grew after the first third. */
+ * fault, plus 1 if the daemon's memory grew after the first third of a minute or more. */
 int crowd_run(const struct private_daemon *d, int n_clients, int seconds);
 
 /* What of a process there is to leak. */

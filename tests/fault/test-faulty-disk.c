@@ -4,7 +4,7 @@
  * there after a restart unless it rotted; what was removed stays removed; and when the disk behaves again, so
  * does the store.
  *
- * test-faulty-disk [ROUNDS]: default 40; prints the seed and what was injected.
+ * test-faulty-disk [ROUNDS [SEED]]: default 40; prints the seed and what was injected.
  */
 #include "tests/runtime/store-fixture.h"
 
@@ -22,6 +22,7 @@ struct knowledge {
 
 static bool may_rot;
 static uint64_t n_lost_to_rot, n_steps;
+static int round_now;
 
 /* 0, or an error that the disk may give. */
 static void allowed(int r)
@@ -85,7 +86,7 @@ static void check(struct fixture *f, const struct knowledge *k)
 		const int r = is_there(f, i) ? read_frame(f, i) : -ENOENT;
 
 		if (k->removed[i] && is_there(f, i))
-			fail_msg("frame %u was removed and is back", i);
+			fail_msg("round %d: frame %u was removed and is back", round_now, i);
 		if (k->safe[i] && r != 0) {
 			if (!may_rot)
 				fail_msg("frame %u was synced and is gone (%d)", i, r);
@@ -97,6 +98,7 @@ static void check(struct fixture *f, const struct knowledge *k)
 }
 
 static int n_rounds = 40;
+static unsigned given_seed;
 
 static void faults(void **state)
 {
@@ -120,12 +122,13 @@ static void faults(void **state)
 		{.read_rot = 10},
 		{.write_rot = 30, .write_torn = 20, .read_rot = 20, .sync_error = 20, .read_error = 30},
 	};
-	unsigned seed = (unsigned)time(NULL);
+	unsigned seed = given_seed ? given_seed : (unsigned)time(NULL);
 	struct disk_counts c;
 
 	(void)state;
 	print_message("seed %u\n", seed);
 	for (int round = 0; round < n_rounds; round++) {
+		round_now = round;
 		const struct disk_faults *kind = &kinds[(size_t)round % (sizeof kinds / sizeof *kinds)];
 		struct knowledge k = {0};
 		struct fixture *f = NULL;
@@ -172,6 +175,8 @@ int main(int argc, char **argv)
 
 	if (argc > 1)
 		n_rounds = atoi(argv[1]);
+	if (argc > 2)
+		given_seed = (unsigned)strtoul(argv[2], NULL, 10);
 	log_set_level(LOG_LEVEL_ERROR);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
