@@ -48,6 +48,13 @@ static const struct policy_field fields[] = {
 		"deviations out is taken for a sink"},
 	{"sink_keep", POLICY_REAL, FIELD(sink_keep), 0, 5, "score", NULL,
 		"how far below the threshold a token that was a sink stays one"},
+	{"salient_share", POLICY_REAL, FIELD(salient_share), 0, 0.5, "share", NULL,
+		"share of the coded tokens, those that get most attention, that is coded finer"},
+	{"salient_finer", POLICY_COUNT, FIELD(salient_finer), 1, 15, "rungs", NULL, "by how much finer"},
+	{"redundant_share", POLICY_REAL, FIELD(redundant_share), 0, 0.5, "share", NULL,
+		"share of the coded tokens, those that get least attention, that is coded coarser"},
+	{"redundant_coarser", POLICY_COUNT, FIELD(redundant_coarser), 1, 15, "rungs", NULL,
+		"by how much coarser"},
 	{"alarm_error", POLICY_REAL, FIELD(alarm_error), 0, 1, "share", NULL,
 		"running mean relative error of a namespace and model from which on an alarm is raised; 0: "
 		"never"},

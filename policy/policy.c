@@ -18,7 +18,9 @@ void policy_init(struct policy *p)
 		.sink_budget = 0.01,
 		.sink_multiple = 5,
 		.sink_unusual = 4,
-		.sink_keep = 0.5};
+		.sink_keep = 0.5,
+		.salient_finer = 2,
+		.redundant_coarser = 1};
 }
 
 void policy_classify(

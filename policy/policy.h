@@ -44,6 +44,11 @@ struct policy {
 	double sink_unusual;    /* where no attention was seen: so many standard deviations do */
 	double sink_keep;       /* hysteresis */
 
+	double salient_share;   /* of coded tokens: those that get most attention, coded finer */
+	uint32_t salient_finer; /* by so many rungs */
+	double redundant_share; /* those that get least, coded coarser */
+	uint32_t redundant_coarser;
+
 	double alarm_error; /* running error from which on the alarm is raised; 0: never */
 };
 

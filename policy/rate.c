@@ -203,3 +203,15 @@ double rate_achieved(const struct rate *r)
 		return 0;
 	return r->mode == POLICY_FIDELITY ? r->sum / r->weight : r->weight / r->sum;
 }
+
+uint32_t rate_salient_rung(const struct policy *p, uint32_t rung)
+{
+	return rung > p->salient_finer ? rung - p->salient_finer : 0;
+}
+
+uint32_t rate_redundant_rung(const struct policy *p, const struct transform *t, uint32_t rung)
+{
+	const uint32_t wanted = rung + p->redundant_coarser;
+
+	return wanted < t->n_rungs ? wanted : t->n_rungs - 1;
+}

@@ -66,6 +66,10 @@ void rate_note(struct rate *r, const struct rate_plan *plan, double bytes, doubl
 /* The ratio that mode=pressure wants at this fill of the pool. */
 double rate_under_pressure(const struct policy *p, double fill);
 
+/* The rungs of salient and of redundant tokens beside that of plain ones, on t's ladder. */
+uint32_t rate_salient_rung(const struct policy *p, uint32_t rung);
+uint32_t rate_redundant_rung(const struct policy *p, const struct transform *t, uint32_t rung);
+
 /* Achieved over the window: ratio of the coded tokens (or, in mode fidelity, their error); 0: nothing yet. */
 double rate_achieved(const struct rate *r);
 

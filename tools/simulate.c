@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "policy/rate.h"
+#include "policy/sinks/rank.h"
 #include "runtime/detection.h"
 
 enum { SECTIONS_MAX = 8192, LESSONS = 8 /* chunks that teach what a mean token is, as in the daemon */ };
@@ -47,6 +48,8 @@ static int classify(struct simulator *s, const struct codec_chunk *chunk, uint64
 		for (size_t i = 0; i < n; i++)
 			s->sums.n_found += findings[i].reason != SINKS_BY_POSITION;
 	}
+	if ((p->salient_share > 0 || p->redundant_share > 0) && evidence.scores)
+		sinks_rank(evidence.scores, chunk->n_tokens, p->salient_share, p->redundant_share, classes);
 	if (s->sums.n_chunks >= LESSONS)
 		return 0;
 	r = detection_learn(s->detection, chunk, s->learner, NULL);
@@ -119,6 +122,9 @@ static int encode_chunk(struct simulator *s, const struct capture *c, uint32_t f
 		r = rate_choose(&s->rate, s->policy, s->transform,
 			(double)geometry_token_bytes(&c->geometry) * chunk.n_tokens, s->fill, &plan);
 	options.rung = plan.rung;
+	options.rung_salient = rate_salient_rung(s->policy, plan.rung);
+	if (s->transform)
+		options.rung_redundant = rate_redundant_rung(s->policy, s->transform, plan.rung);
 	if (!r)
 		r = codec_encode(s->codec, &chunk, &options, &frame, &len, &info);
 	if (r)

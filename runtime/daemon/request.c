@@ -225,6 +225,8 @@ static void put_run(struct job *job, struct codec *codec)
 	uint8_t classes[FRAME_TOKENS_MAX];
 	struct codec_options options = {.transform = t,
 		.rung = step->plan.rate.rung,
+		.rung_salient = rate_salient_rung(policy, step->plan.rate.rung),
+		.rung_redundant = t ? rate_redundant_rung(policy, t, step->plan.rate.rung) : 0,
 		.classes = classes,
 		.max_error = policy->max_error,
 		.policy_version = policy->version};

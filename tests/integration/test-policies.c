@@ -290,7 +290,8 @@ static void random_request(char *out, size_t size, bool *valid)
 				f->choices[random_below((uint32_t)f->max + 1)]);
 		} else {
 			/* Whole numbers where they are wanted, and ratios that pressure allows. */
-			const double top = f->kind == POLICY_COUNT ? 300 : f->max > 30 ? 30 : f->max;
+			const double most = f->kind == POLICY_COUNT ? 300 : 30;
+			const double top = f->max > most ? most : f->max;
 			const double bottom = !strcmp(f->name, "pressure_ratio") ? 30 : f->min;
 			double x = bottom + (top > bottom ? (top - bottom) * random_below(1000) / 1000 : 0);
 

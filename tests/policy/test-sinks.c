@@ -18,6 +18,7 @@
 #include "policy/sinks/decide.h"
 #include "policy/sinks/learner.h"
 #include "policy/sinks/observe.h"
+#include "policy/sinks/rank.h"
 
 enum { LAYERS = 6, HEADS = 2, DIM = 32, WIDTH = HEADS * DIM, TOKENS = 256, SEED = 5 };
 
@@ -316,13 +317,34 @@ static void attention_tells_sinks_from_what_is_asked_for(void **state)
 	assert_float_equal(observe_sum(0.5f, 16, 320), logf(10), 1e-5);
 }
 
+static void tokens_are_ranked_by_attention(void **state)
+{
+	enum { N = 10 };
+	const float attention[N] = {5, 1, NAN, 9, 2, 8, 3, 7, 4, 6};
+	/* Of eight plain tokens, one of unknown attention. */
+	uint8_t classes[N] = {TOKEN_SINK, 0, 0, 0, 0, 0, 0, 0, 0, TOKEN_WINDOW};
+	const uint8_t wanted[N] = {TOKEN_SINK, TOKEN_REDUNDANT, TOKEN_PLAIN, TOKEN_SALIENT, TOKEN_REDUNDANT,
+		TOKEN_SALIENT, TOKEN_REDUNDANT, TOKEN_PLAIN, TOKEN_PLAIN, TOKEN_WINDOW};
+	uint8_t all[N] = {0};
+
+	(void)state;
+	sinks_rank(attention, N, 0.25, 0.4, classes);
+	assert_memory_equal(classes, wanted, N);
+	sinks_rank(attention, N, 0, 0, classes);
+	assert_memory_equal(classes, wanted, N);
+	sinks_rank(attention, N, 0.5, 0.5, all);
+	for (int t = 0; t < N; t++)
+		assert_true((all[t] == TOKEN_PLAIN) == (t == 2));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(features_have_places),
 		cmocka_unit_test(outlying_sinks_are_found_without_attention),
 		cmocka_unit_test(attention_teaches_which_signals_to_trust),
 		cmocka_unit_test(bad_values_teach_nothing), cmocka_unit_test(decisions_keep_the_rules),
-		cmocka_unit_test(attention_tells_sinks_from_what_is_asked_for)};
+		cmocka_unit_test(attention_tells_sinks_from_what_is_asked_for),
+		cmocka_unit_test(tokens_are_ranked_by_attention)};
 
 	print_message("seed %d\n", SEED);
 	return cmocka_run_group_tests(tests, NULL, NULL);

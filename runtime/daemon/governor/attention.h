@@ -18,8 +18,8 @@ struct attention *attention_free(struct attention *a);
  * was there. -ENOMEM. */
 int attention_set(struct attention *a, const struct index_key *id, const float *resting, const float *asked,
 	uint32_t n_tokens);
-/* resting; NULL: nothing is known of that chunk, or it had another length. Valid until the next
- * attention_set. */
+/* resting, and behind it asked: [2, n_tokens]; NULL: nothing is known of that chunk, or it had another
+ * length. Valid until the next attention_set. */
 const float *attention_resting(const struct attention *a, const struct index_key *id, uint32_t n_tokens);
 
 #endif

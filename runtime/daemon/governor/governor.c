@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "policy/sinks/rank.h"
 #include "runtime/daemon/daemon.h"
 #include "runtime/daemon/governor/attention.h"
 
@@ -222,9 +223,9 @@ static void plan_evidence(
 
 	plan->detector = sinks_detector_ref(plan->insight->detector);
 	if (seen) {
-		plan->seen = malloc(n_tokens * sizeof *plan->seen);
+		plan->seen = malloc(2 * (size_t)n_tokens * sizeof *plan->seen);
 		if (plan->seen)
-			memcpy(plan->seen, seen, n_tokens * sizeof *plan->seen);
+			memcpy(plan->seen, seen, 2 * (size_t)n_tokens * sizeof *plan->seen);
 	}
 	if (record && record->n_tokens == n_tokens) {
 		plan->before = malloc(n_tokens);
@@ -300,6 +301,9 @@ int plan_classify(struct plan *plan, const struct codec_chunk *chunk, uint64_t s
 	n = sinks_decide(&rules, &evidence, classes, findings ? findings : unkept);
 	for (size_t i = 0; i < n && findings && evidence.scores; i++)
 		findings[i].feature = detection_top(plan->detection, plan->detector, findings[i].token);
+	if ((p->salient_share > 0 || p->redundant_share > 0) && (plan->seen || evidence.scores))
+		sinks_rank(plan->seen ? plan->seen + chunk->n_tokens : evidence.scores, chunk->n_tokens,
+			p->salient_share, p->redundant_share, classes);
 	if (plan->record) {
 		plan->record->n_findings = (uint32_t)n;
 		plan->record->position = chunk->position;

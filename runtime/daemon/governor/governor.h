@@ -36,10 +36,10 @@ struct plan {
 	struct sinks_detector *detector; /* held; NULL: none yet, or none is wanted */
 	struct detection *detection;     /* scratch, lent */
 	struct sinks_learner *learner;   /* lent to this plan alone; NULL: no lesson */
-	float *seen;                     /* [n_tokens], a copy; NULL: no attention was seen */
-	uint8_t *before;                 /* [n_tokens]; NULL: not known */
-	struct record *record;           /* NULL: no memory for one */
-	struct sinks_detector *learned;  /* what plan_learn made */
+	float *seen;           /* [2, n_tokens]: resting and asked, a copy; NULL: no attention was seen */
+	uint8_t *before;       /* [n_tokens]; NULL: not known */
+	struct record *record; /* NULL: no memory for one */
+	struct sinks_detector *learned; /* what plan_learn made */
 };
 
 /* NULL: out of memory. */
