@@ -20,8 +20,9 @@ enum {
 };
 
 /* Rungs are made this much coarser than they are called: the last chunk of a sequence, with the window in it,
- * spends its headers on few tokens, and the ratio is promised for sequences. */
-static const double MARGIN = 1.01;
+ * spends its headers on few tokens, text unlike that of calibration takes a few percent more, and the ratio
+ * is promised for what comes. */
+static const double MARGIN = 1.05;
 
 /* Of a part's variance: the components that hold it are where learning again starts from. */
 static const double KNOWN_SHARE = 0.999;

@@ -70,8 +70,8 @@ int codec_encode(struct codec *c, const struct codec_chunk *chunk, const struct 
 /* Writes layers [first_layer, first_layer + n_layers) of the frame into the chunk's pages; a part is decoded
  * when it overlaps the range, and only layers in the range are written. transform must be the one the frame
  * names (NULL for plain). Every section is checked before it is used, so a damaged frame writes at most whole
- * sections that were sound. -EBADMSG: damaged; -ENOTSUP: of another version of the format; -ESTALE: made for another geometry, position, token count or
- * transform; -ENOMEM. */
+ * sections that were sound. -EBADMSG: damaged; -ENOTSUP: of another version of the format; -ESTALE: made for
+ * another geometry, position, token count or transform; -ENOMEM. */
 int codec_decode(struct codec *c, const void *data, size_t len, const struct transform *transform,
 	const struct codec_chunk *chunk, uint32_t first_layer, uint32_t n_layers);
 

@@ -136,6 +136,7 @@ int frame_writer_commit(struct frame_writer *w, const struct frame_section *sect
 	s.checksum = XXH3_64bits(w->data + w->len, s.len_bytes);
 	section_put(w->data + FRAME_HEADER_BYTES + (size_t)w->n_sections * FRAME_SECTION_BYTES, &s);
 	w->n_sections++;
+	w->raw_section_bytes += s.kind == FRAME_RAW ? s.len_bytes : 0;
 	w->len += s.len_bytes;
 	return 0;
 }
@@ -257,6 +258,7 @@ int frame_parse(const void *data, size_t len, struct frame_info *info, struct fr
 		section_get(p + FRAME_HEADER_BYTES + (size_t)k * FRAME_SECTION_BYTES, &s);
 		if (!section_sound(&s, offset, len))
 			return -EBADMSG;
+		i.raw_section_bytes += s.kind == FRAME_RAW ? s.len_bytes : 0;
 		offset += s.len_bytes;
 	}
 	if (offset != len)

@@ -56,8 +56,9 @@ struct frame_info {
 	uint32_t policy_version;
 	struct frame_error error[2]; /* per plane */
 	uint32_t n_sections;
-	uint64_t len_bytes; /* the whole frame */
-	uint64_t raw_bytes; /* what the chunk took uncompressed */
+	uint64_t len_bytes;         /* the whole frame */
+	uint64_t raw_bytes;         /* what the chunk took uncompressed */
+	uint64_t raw_section_bytes; /* of the frame: bodies of raw tokens' sections. Counted, not stored */
 };
 
 struct frame_section {
@@ -80,6 +81,7 @@ struct frame_writer {
 	size_t capacity;
 	uint32_t n_sections;
 	uint32_t n_sections_max;
+	uint64_t raw_section_bytes;
 };
 
 int frame_writer_init(struct frame_writer *w, uint32_t n_sections_max, size_t size_hint);

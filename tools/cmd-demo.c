@@ -64,7 +64,7 @@ struct demo {
 	/* of the longest prompts */
 	uint32_t longest, n_longest;
 	double recompute_ms[PROMPTS_MAX], restored_ms[PROMPTS_MAX];
-	uint64_t transform_bytes, spilled_bytes, calibration_tokens;
+	uint64_t transform_bytes, spilled_bytes, exact_bytes, calibration_tokens;
 };
 
 static void say(struct demo *d, const char *format, ...)
@@ -264,6 +264,7 @@ static int spill(struct demo *d)
 	int r = answer && status && number(cache, "in_pool") == 0 ? 0 : -EIO;
 
 	d->spilled_bytes = (uint64_t)number(store, "written_bytes");
+	d->exact_bytes = (uint64_t)number(json_object_get(status, "chunks"), "encoded_exact_bytes");
 	if (!r)
 		d->sink_tokens = count_kept(status) - d->window_tokens;
 	say(d, "The daemon holds %.0f chunks on disk and none in memory.\n", number(cache, "on_disk"));
@@ -320,8 +321,8 @@ static struct results results_of(struct demo *d)
 	const double kept =
 		(double)(d->sink_tokens + d->window_tokens) * (double)d->raw_bytes / (double)d->tokens;
 	struct results r = {.ratio = (double)d->raw_bytes / (double)d->stored_bytes,
-		.ratio_coded = ((double)d->raw_bytes - kept) / ((double)d->stored_bytes - kept),
-		.ceiling = (double)d->raw_bytes / kept,
+		.ratio_coded = ((double)d->raw_bytes - kept) / (double)(d->stored_bytes - d->exact_bytes),
+		.ceiling = (double)d->raw_bytes / (double)d->exact_bytes,
 		.kl = d->kl / d->continuation_tokens,
 		.kl_recall = d->kl_recall / d->recall_tokens,
 		.nll_original = d->nll_original / d->continuation_tokens,
@@ -370,7 +371,7 @@ static void report_table(const struct demo *d, const struct results *r)
 	printf("%-34s %14.2f MB, everything counted (%.2f MB on disk)\n", "stored",
 		(double)d->stored_bytes / 1e6, (double)d->spilled_bytes / 1e6);
 	printf("%-34s %14.1f x\n", "ratio of the coded tokens", r->ratio_coded);
-	printf("%-34s %14.1f x     at most %.1f while %llu of the tokens are kept at 16 bits\n",
+	printf("%-34s %14.1f x     at most %.1f while %llu of the tokens are kept bit for bit\n",
 		"ratio in all", r->ratio, r->ceiling,
 		(unsigned long long)(d->sink_tokens + d->window_tokens));
 	printf("%-34s %14s       %llu sink and %llu window tokens\n", "protected tokens, bit for bit",

@@ -501,6 +501,7 @@ int encoder_finish(struct encoder *e, struct frame_info *info, uint8_t **data, s
 
 	info->n_raw = (uint32_t)e->n_raw;
 	info->n_sections = e->writer.n_sections;
+	info->raw_section_bytes = e->writer.raw_section_bytes;
 	info->len_bytes = 0;
 	r = frame_writer_finish(&e->writer, info, data, len);
 	info->len_bytes = *len;

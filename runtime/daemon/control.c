@@ -71,7 +71,7 @@ static json_t *status_object(struct daemon *d)
 
 	return json_pack(
 		"{s:b, s:s, s:o, s:s, s:s, s:i, s:i, s:{s:i, s:i, s:i, s:f, s:f}, s:o, s:o, s:o, s:o, s:o, "
-		"s:o, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:o}}",
+		"s:o, s:{s:o, s:o}, s:{s:o, s:o, s:o, s:o, s:o}}",
 		"ok", 1, "version", CISTERN_VERSION, "uptime_ms", number(daemon_now_ms() - d->started_ms),
 		"backend", "host", "kernels", d->kernels->name, "workers", (int)d->n_workers, "chunk_tokens",
 		(int)d->config->chunk_tokens, "policy", "version", (int)policy->version, "sink_tokens",
@@ -82,7 +82,8 @@ static json_t *status_object(struct daemon *d)
 		number(registry_n_transforms(d->registry)), "bytes",
 		number(registry_transform_bytes(d->registry)), "chunks", "encoded", number(n->n_put_chunks),
 		"decoded", number(n->n_get_chunks), "encoded_raw_bytes", number(n->put_raw_bytes),
-		"encoded_frame_bytes", number(n->put_frame_bytes));
+		"encoded_frame_bytes", number(n->put_frame_bytes), "encoded_exact_bytes",
+		number(n->put_raw_section_bytes));
 }
 
 static json_t *status(struct daemon *d, uid_t uid, const json_t *request)

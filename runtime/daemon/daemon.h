@@ -27,6 +27,7 @@ struct daemon_counters {
 	uint64_t n_connections;
 	uint64_t n_put_chunks, n_get_chunks; /* encoded; decoded */
 	uint64_t put_frame_bytes, put_raw_bytes;
+	uint64_t put_raw_section_bytes; /* of put_frame_bytes: tokens kept bit for bit */
 	uint64_t n_bad_requests;
 };
 

@@ -261,6 +261,7 @@ static void put_filled(struct cache_wait *wait, int status)
 		n->n_put_chunks++;
 		n->put_frame_bytes += step->frame_bytes;
 		n->put_raw_bytes += step->info.raw_bytes;
+		n->put_raw_section_bytes += step->info.raw_section_bytes;
 		q->bytes += step->frame_bytes;
 		board_encoded(
 			stats_of(q), &step->info, step->n_class, step->job.ended_ns - step->job.started_ns);
