@@ -232,7 +232,9 @@ static void note_error(double *mean, double *max, const struct frame_error *e, b
 void board_encoded(struct stats_cache *s, const struct frame_info *info,
 	const uint32_t n_class[BOARD_CLASSES], uint64_t ns)
 {
-	const uint32_t n_raw = n_class[TOKEN_SINK] + n_class[TOKEN_WINDOW];
+	const uint32_t n_raw = n_class[TOKEN_SINK] + n_class[TOKEN_WINDOW],
+		       n_coded = info->n_tokens - info->n_raw;
+	const uint32_t n_finer_or_coarser = n_class[TOKEN_SALIENT] + n_class[TOKEN_REDUNDANT];
 
 	if (info->n_raw < info->n_tokens) {
 		const bool first = s->key_error_mean == 0 && s->value_error_mean == 0;
@@ -246,7 +248,9 @@ void board_encoded(struct stats_cache *s, const struct frame_info *info,
 	s->tokens_sink += n_class[TOKEN_SINK];
 	s->tokens_window += n_class[TOKEN_WINDOW];
 	s->tokens_exact += info->n_raw - n_raw;
-	s->tokens_plain += info->n_tokens - info->n_raw;
+	s->tokens_salient += n_class[TOKEN_SALIENT];
+	s->tokens_redundant += n_class[TOKEN_REDUNDANT];
+	s->tokens_plain += n_coded > n_finer_or_coarser ? n_coded - n_finer_or_coarser : 0;
 	histogram_add(&s->encode_ns, ns);
 }
 

@@ -80,6 +80,8 @@ FIELD(CACHE, COUNTER, PLAIN, tokens_plain, "encoded_tokens_total", "class=\"plai
 FIELD(CACHE, COUNTER, PLAIN, tokens_sink, "encoded_tokens_total", "class=\"sink\"", "Tokens encoded, by class")
 FIELD(CACHE, COUNTER, PLAIN, tokens_window, "encoded_tokens_total", "class=\"window\"", "Tokens encoded, by class")
 FIELD(CACHE, COUNTER, PLAIN, tokens_exact, "encoded_tokens_total", "class=\"exact\"", "Tokens encoded, by class")
+FIELD(CACHE, COUNTER, PLAIN, tokens_salient, "encoded_tokens_total", "class=\"salient\"", "Tokens encoded, by class")
+FIELD(CACHE, COUNTER, PLAIN, tokens_redundant, "encoded_tokens_total", "class=\"redundant\"", "Tokens encoded, by class")
 FIELD(CACHE, GAUGE, REAL, error_bound, "token_error_bound", "", "Bound on a coded token's relative error; 0: none")
 FIELD(CACHE, GAUGE, REAL, key_error_mean, "token_error_mean", "plane=\"key\"", "Relative error of coded tokens, mean over about the last 64 chunks")
 FIELD(CACHE, GAUGE, REAL, value_error_mean, "token_error_mean", "plane=\"value\"", "Relative error of coded tokens, mean over about the last 64 chunks")
