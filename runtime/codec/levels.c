@@ -206,8 +206,11 @@ static int largest_level(const int16_t *codes, size_t n)
 /* Feeds bytes to the stream; a flush that ends a block makes a new Huffman code for what follows. */
 static int feed(z_stream *z, const uint8_t *bytes, size_t len, int flush)
 {
-	const int r = ((void)(z->next_in = (Bytef *)bytes, z->avail_in = (uInt)len), deflate(z, flush));
+	int r;
 
+	z->next_in = (Bytef *)bytes;
+	z->avail_in = (uInt)len;
+	r = deflate(z, flush);
 	return (r == Z_OK || r == Z_STREAM_END || r == Z_BUF_ERROR) && !z->avail_in ? 0 : -ENOMEM;
 }
 
