@@ -53,7 +53,8 @@ struct bench {
 	uint8_t *memory;
 	uint16_t tokens[256];
 	size_t n;
-	float *cos_, *sin_, *mean;
+	float *cos_, *sin_, *mean, *scale,
+		*inverse; /* the last two, like the mean, for layouts that have one */
 	struct rope_table rope;
 };
 
@@ -147,11 +148,16 @@ static void bench_init(struct bench *b, const struct layout *l)
 	b->cos_ = malloc(b->n * half * 4 + 4);
 	b->sin_ = malloc(b->n * half * 4 + 4);
 	b->mean = malloc(b->width * 4);
-	assert_true(b->cos_ && b->sin_ && b->mean);
+	b->scale = malloc(b->width * 4);
+	b->inverse = malloc(b->width * 4);
+	assert_true(b->cos_ && b->sin_ && b->mean && b->scale && b->inverse);
 	kernels_generic.rope_fill(&b->plane, positions, b->n, b->cos_, b->sin_);
 	b->rope = (struct rope_table){b->cos_, b->sin_};
-	for (size_t d = 0; d < b->width; d++)
+	for (size_t d = 0; d < b->width; d++) {
 		b->mean[d] = random_value();
+		b->scale[d] = 0.7f + 0.3f * (float)(d % 5);
+		b->inverse[d] = 1.0f / b->scale[d];
+	}
 	bench_fill(b);
 }
 
@@ -161,6 +167,8 @@ static void bench_fini(struct bench *b)
 	free(b->cos_);
 	free(b->sin_);
 	free(b->mean);
+	free(b->scale);
+	free(b->inverse);
 }
 
 /* The features of d's pair and its number, or 0 where d is not rotated. */
@@ -176,7 +184,7 @@ static int pair_of(const struct plane *plane, size_t d, size_t *a, size_t *b, si
 	return 1;
 }
 
-/* What gather should give, and how far f32 may be from it: each of at most six roundings errs by 2^-24 of
+/* What gather should give, and how far f32 may be from it: each of at most seven roundings errs by 2^-24 of
  * the terms' magnitudes. */
 static double gather_expected(const struct bench *b, size_t i, size_t h, size_t d, double *bound)
 {
@@ -198,8 +206,9 @@ static double gather_expected(const struct bench *b, size_t i, size_t h, size_t 
 		x = (double)narrow_load(b->plane.dtype, element_at(b, b->memory, b->tokens[i], h, d));
 		size = 0;
 	}
-	*bound = 0x1p-24 * (6 * size + fabs(x - mean));
-	return x - mean;
+	const double scale = b->layout->with_mean ? (double)b->scale[h * b->plane.dim + d] : 1.0;
+	*bound = 0x1p-24 * (6 * size + 2 * fabs(x - mean)) * scale;
+	return (x - mean) * scale;
 }
 
 static void gather_check(const struct bench *b, const float *x, size_t stride)
@@ -269,6 +278,8 @@ static void every_layout_is_gathered_and_scattered(void **state)
 		const size_t stride = b.width + 3;
 		const struct rope_table *rope = b.plane.rope_kind == ROPE_NONE ? NULL : &b.rope;
 		const float *mean = b.layout->with_mean ? b.mean : NULL;
+		const float *scale = b.layout->with_mean ? b.scale : NULL;
+		const float *inverse = b.layout->with_mean ? b.inverse : NULL;
 		float *first = calloc(b.n * stride, sizeof *first);
 		float *x = calloc(b.n * stride, sizeof *x);
 		uint8_t *first_back = malloc(b.bytes);
@@ -278,11 +289,11 @@ static void every_layout_is_gathered_and_scattered(void **state)
 			const struct kernels *kernels = variants[v];
 			memset(back, SPARE, b.bytes);
 			kernels->gather(
-				&b.plane, &b.pages, &b.run, b.tokens, b.n, rope, mean, NULL, x, stride);
+				&b.plane, &b.pages, &b.run, b.tokens, b.n, rope, mean, scale, x, stride);
 			struct kv_pages target = b.pages;
 			target.base = back + (b.pages.base - b.memory);
 			kernels->scatter(
-				&b.plane, &target, &b.run, b.tokens, b.n, rope, mean, NULL, x, stride);
+				&b.plane, &target, &b.run, b.tokens, b.n, rope, mean, inverse, x, stride);
 			if (v == 0) {
 				gather_check(&b, x, stride);
 				scatter_check(&b, back);
