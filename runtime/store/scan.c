@@ -474,6 +474,8 @@ static int take_file(struct scan *s, struct file *f)
 	if (fd < 0)
 		return fd;
 	posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	/* Before anything is read: a file must say the same at this start and at the next. */
+	pad_file(s, g);
 	r = read_footer(s, g, fd, note_record);
 	g->has_footer = r == 0;
 	if (r == -ENOMEM || r == 0)
@@ -503,7 +505,6 @@ static int take_file(struct scan *s, struct file *f)
 		/* What was misread once may be read well the next time: no footer is to forget it for good.
 		 */
 		g->doubtful = true;
-		pad_file(s, g);
 	} else if (r == 0 && g->n_slots) {
 		close_segment(s, g);
 	}
