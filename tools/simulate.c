@@ -10,7 +10,7 @@
 #include "policy/sinks/rank.h"
 #include "runtime/detection.h"
 
-enum { SECTIONS_MAX = 8192, LESSONS = 8 /* chunks that teach what a mean token is, as in the daemon */ };
+enum { LESSONS = 8 /* chunks that teach what a mean token is, as in the daemon */ };
 
 struct simulator {
 	const struct policy *policy;
@@ -21,7 +21,6 @@ struct simulator {
 	struct sinks_learner *learner;
 	struct sinks_detector *detector;
 	struct rate rate;
-	struct frame_section *sections;
 	struct geometry geometry;
 	bool begun;
 	struct simulation sums;
@@ -75,14 +74,9 @@ static void note(struct simulator *s, const struct rate_plan *plan, const struct
 {
 	const double coded = (double)info->raw_bytes * (info->n_tokens - info->n_raw) / info->n_tokens;
 	struct simulation *sums = &s->sums;
-	struct frame_info again;
-	double raw = 0;
+	const double raw = (double)info->raw_section_bytes;
 
-	if (!frame_parse(frame, len, &again, s->sections, SECTIONS_MAX)) {
-		for (uint32_t i = 0; i < again.n_sections; i++)
-			raw += s->sections[i].kind == FRAME_RAW ? s->sections[i].len_bytes : 0;
-		count_classes(s, frame, len, again.n_tokens);
-	}
+	count_classes(s, frame, len, info->n_tokens);
 	sums->n_chunks++;
 	sums->n_tokens += info->n_tokens;
 	sums->raw_bytes += (double)info->raw_bytes;
@@ -183,8 +177,7 @@ int simulate(const struct kernels *kernels, const struct policy *policy, const s
 	why[0] = 0;
 	s.codec = codec_new(kernels, (size_t)1 << 30);
 	s.detection = detection_new(kernels);
-	s.sections = malloc(SECTIONS_MAX * sizeof *s.sections);
-	if (!s.codec || !s.detection || !s.sections)
+	if (!s.codec || !s.detection)
 		r = -ENOMEM;
 	for (size_t i = 0; i < n_paths && !r; i++)
 		r = run_capture(&s, paths[i], options, why, why_len);
@@ -202,6 +195,5 @@ int simulate(const struct kernels *kernels, const struct policy *policy, const s
 	detection_free(s.detection);
 	sinks_learner_free(s.learner);
 	sinks_detector_unref(s.detector);
-	free(s.sections);
 	return r;
 }

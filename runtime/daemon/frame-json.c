@@ -68,7 +68,6 @@ json_t *frame_json(const void *frame, size_t len)
 	struct frame_info info;
 	uint8_t classes[FRAME_TOKENS_MAX];
 	json_t *o = NULL, *list;
-	double raw = 0;
 
 	if (!sections || frame_parse(frame, len, &info, sections, SECTIONS_MAX))
 		goto out;
@@ -77,14 +76,13 @@ json_t *frame_json(const void *frame, size_t len)
 	for (uint32_t i = 0; i < info.n_sections; i++) {
 		const struct frame_section *s = &sections[i];
 
-		raw += s->kind == FRAME_RAW ? s->len_bytes : 0;
 		json_array_append_new(
 			list, json_pack("{s:s, s:i, s:i, s:s, s:s, s:i}", "kind", kind_name(s->kind), "plane",
 				      (int)s->plane, "part", (int)s->part, "class",
 				      token_class_name(s->token_class), "encoding",
 				      encoding_name(s->encoding), "bytes", (int)s->len_bytes));
 	}
-	json_object_set_new(o, "raw_section_bytes", json_real(raw));
+	json_object_set_new(o, "raw_section_bytes", json_real((double)info.raw_section_bytes));
 	if (frame_classes(frame, len, classes) == 0)
 		json_object_set_new(o, "classes", frame_json_classes(classes, info.n_tokens));
 	json_object_set_new(o, "sections", list);

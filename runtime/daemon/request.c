@@ -285,7 +285,7 @@ static void put_done(struct job *job)
 		step_end(step, step->status);
 		return;
 	}
-	governor_note(q->daemon->governor, &step->plan, &step->info, step->frame, step->frame_bytes);
+	governor_note(q->daemon->governor, &step->plan, &step->info);
 	memcpy(what.parent, step->info.parent, 32);
 	memcpy(what.name_space, step->info.name_space, 16);
 	memcpy(what.fingerprint, step->info.fingerprint, 16);

@@ -12,7 +12,6 @@
 
 enum {
 	DETECTIONS_KEPT = 16,
-	FRAME_SECTIONS_MAX = 4096,
 	/* Chunks that teach what a mean token is: the first ones, then one in so many. */
 	LESSONS_FIRST = 8,
 	LESSON_EVERY = 32,
@@ -326,24 +325,6 @@ void plan_learn(struct plan *plan, const struct codec_chunk *chunk)
 
 /* ---- what became of it ---- */
 
-/* Bytes of the frame that are not tokens kept raw. */
-static double coded_bytes(const void *frame, size_t len)
-{
-	struct frame_section *sections = malloc(FRAME_SECTIONS_MAX * sizeof *sections);
-	struct frame_info info;
-	double raw = 0;
-
-	if (!sections || frame_parse(frame, len, &info, sections, FRAME_SECTIONS_MAX)) {
-		free(sections);
-		return 0;
-	}
-	for (uint32_t i = 0; i < info.n_sections; i++)
-		if (sections[i].kind == FRAME_RAW)
-			raw += sections[i].len_bytes;
-	free(sections);
-	return (double)len - raw;
-}
-
 static double larger_error(const struct frame_info *info)
 {
 	return (double)fmaxf(info->error[0].mean, info->error[1].mean);
@@ -379,15 +360,14 @@ static void monitor(
 	t->alarm = bad;
 }
 
-void governor_note(struct governor *g, struct plan *plan, const struct frame_info *info, const void *frame,
-	size_t len_bytes)
+void governor_note(struct governor *g, struct plan *plan, const struct frame_info *info)
 {
 	const uint32_t n_coded = info->n_tokens - info->n_raw;
 
 	if (plan->rated) {
 		rate_note(&plan->tenancy->rate[plan->preset], &plan->rate,
-			(double)info->raw_bytes * n_coded / info->n_tokens, coded_bytes(frame, len_bytes),
-			larger_error(info));
+			(double)info->raw_bytes * n_coded / info->n_tokens,
+			(double)(info->len_bytes - info->raw_section_bytes), larger_error(info));
 		plan->rated = false;
 	}
 	if (plan->tenancy)

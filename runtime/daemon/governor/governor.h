@@ -56,9 +56,8 @@ int plan_classify(struct plan *plan, const struct codec_chunk *chunk, uint64_t s
 /* On the worker, when the chunk is encoded: the lesson, if this plan has one. */
 void plan_learn(struct plan *plan, const struct codec_chunk *chunk);
 
-/* The frame is made: frame, of len_bytes, with this header. */
-void governor_note(struct governor *g, struct plan *plan, const struct frame_info *info, const void *frame,
-	size_t len_bytes);
+/* The frame is made, with this header, as codec_encode gave it. */
+void governor_note(struct governor *g, struct plan *plan, const struct frame_info *info);
 /* Gives everything back; a plan that was not noted counts as nothing. */
 void plan_end(struct plan *plan);
 
