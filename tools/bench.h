@@ -9,6 +9,9 @@ uint64_t bench_now_ns(void);
 /* Sorts samples and returns the q-quantile (0 to 1). n > 0. */
 double bench_quantile(double *samples, size_t n, double q);
 
+/* An option's value from min to max. -EINVAL, said on stderr in the name of `cistern bench NAME`. */
+int bench_parse_natural(const char *name, const char *text, uint32_t min, uint32_t max, uint32_t *out);
+
 int bench_ipc(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 int bench_online(int argc, char **argv);

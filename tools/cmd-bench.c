@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,21 @@ static int by_value(const void *a, const void *b)
 	const double x = *(const double *)a, y = *(const double *)b;
 
 	return (x > y) - (x < y);
+}
+
+int bench_parse_natural(const char *name, const char *text, uint32_t min, uint32_t max, uint32_t *out)
+{
+	unsigned long value;
+	char *end;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	if (errno || end == text || *end || *text == '-' || value < min || value > max) {
+		fprintf(stderr, "cistern bench %s: not a number from %u to %u: %s\n", name, min, max, text);
+		return -EINVAL;
+	}
+	*out = (uint32_t)value;
+	return 0;
 }
 
 double bench_quantile(double *samples, size_t n, double q)

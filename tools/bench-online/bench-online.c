@@ -460,21 +460,6 @@ static void tear_down(struct bench *b)
 	json_decref(b->learning);
 }
 
-static int parse_natural(const char *text, uint32_t min, uint32_t max, uint32_t *out)
-{
-	unsigned long value;
-	char *end;
-
-	errno = 0;
-	value = strtoul(text, &end, 10);
-	if (errno || end == text || *end || *text == '-' || value < min || value > max) {
-		fprintf(stderr, "cistern bench online: not a number from %u to %u: %s\n", min, max, text);
-		return -EINVAL;
-	}
-	*out = (uint32_t)value;
-	return 0;
-}
-
 static int parse(struct arguments *a, int argc, char **argv)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
@@ -490,11 +475,11 @@ static int parse(struct arguments *a, int argc, char **argv)
 		case 'j': a->json = true; break;
 		case 'b': a->busy = true; break;
 		case 'm': a->model = optarg; break;
-		case 's': r = parse_natural(optarg, 2, SEQUENCES_MAX, &a->n_sequences); break;
-		case 't': r = parse_natural(optarg, 1, SEQUENCES_MAX, &a->n_test); break;
-		case 'r': r = parse_natural(optarg, 1, 100000000, &a->rate); break;
-		case 'c': r = parse_natural(optarg, 1, 100, &a->cpu_percent); break;
-		case 'f': r = parse_natural(optarg, 512, 1 << 24, &a->first_tokens); break;
+		case 's': r = bench_parse_natural("online", optarg, 2, SEQUENCES_MAX, &a->n_sequences); break;
+		case 't': r = bench_parse_natural("online", optarg, 1, SEQUENCES_MAX, &a->n_test); break;
+		case 'r': r = bench_parse_natural("online", optarg, 1, 100000000, &a->rate); break;
+		case 'c': r = bench_parse_natural("online", optarg, 1, 100, &a->cpu_percent); break;
+		case 'f': r = bench_parse_natural("online", optarg, 512, 1 << 24, &a->first_tokens); break;
 		case 'h': fputs(usage, stdout); exit(EXIT_SUCCESS);
 		default: r = -EINVAL;
 		}

@@ -245,21 +245,6 @@ static void tear_down(struct bench *b)
 	private_daemon_stop(&b->files);
 }
 
-static int parse_natural(const char *text, uint32_t min, uint32_t max, uint32_t *out)
-{
-	unsigned long value;
-	char *end;
-
-	errno = 0;
-	value = strtoul(text, &end, 10);
-	if (errno || end == text || *end || *text == '-' || value < min || value > max) {
-		fprintf(stderr, "cistern bench rate: not a number from %u to %u: %s\n", min, max, text);
-		return -EINVAL;
-	}
-	*out = (uint32_t)value;
-	return 0;
-}
-
 static int parse(struct arguments *a, int argc, char **argv)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
@@ -281,9 +266,9 @@ static int parse(struct arguments *a, int argc, char **argv)
 		case 's': a->no_sinks = true; break;
 		case 'w': a->no_window = true; break;
 		case 'm': a->model = optarg; break;
-		case 't': r = parse_natural(optarg, 1, 100, &a->n_texts); break;
-		case 'r': r = parse_natural(optarg, 1, 200, &a->n_recalls); break;
-		case 'l': r = parse_natural(optarg, 1, 512, &a->layers_per_group); break;
+		case 't': r = bench_parse_natural("rate", optarg, 1, 100, &a->n_texts); break;
+		case 'r': r = bench_parse_natural("rate", optarg, 1, 200, &a->n_recalls); break;
+		case 'l': r = bench_parse_natural("rate", optarg, 1, 512, &a->layers_per_group); break;
 		case 'h': fputs(usage, stdout); exit(EXIT_SUCCESS);
 		default: r = -EINVAL;
 		}
