@@ -54,6 +54,8 @@ void levels_coder_init(struct levels_coder *coder, const struct levels_tables *t
 
 			for (uint32_t k = 0; k < LEVELS_SYMBOLS; k++) {
 				coder->symbol[table][set][k] = frequency[k] | sum << 16;
+				coder->bits[table][set][k] =
+					(float)LEVELS_FREQUENCY_BITS - log2f((float)frequency[k]);
 				memset(coder->slot[table][set] + sum, (int)k, frequency[k]);
 				sum += frequency[k];
 			}

@@ -37,6 +37,8 @@ struct levels_coder {
 	float bias[LEVELS_TABLES][LEVELS_SETS][2];
 	/* Frequency in the low half, the sum of those before it in the high half. */
 	uint32_t symbol[LEVELS_TABLES][LEVELS_SETS][LEVELS_SYMBOLS];
+	/* What a symbol takes. */
+	float bits[LEVELS_TABLES][LEVELS_SETS][LEVELS_SYMBOLS];
 	/* The symbol of every slot: the first `frequency` slots are symbol 0's, and so on. */
 	uint8_t slot[LEVELS_TABLES][LEVELS_SETS][LEVELS_SLOTS];
 };

@@ -32,11 +32,6 @@ struct histogram {
 	uint32_t n[LEVELS_SETS][LEVELS_SYMBOLS];
 };
 
-static float symbol_bits(const struct levels_coder *coder, unsigned table, unsigned set, unsigned symbol)
-{
-	return (float)LEVELS_FREQUENCY_BITS - log2f((float)(coder->symbol[table][set][symbol] & 0xffff));
-}
-
 static float histogram_bits(const struct levels_coder *coder, const struct histogram *h, unsigned table)
 {
 	float bits = 0;
@@ -44,7 +39,7 @@ static float histogram_bits(const struct levels_coder *coder, const struct histo
 	for (unsigned set = 0; set < LEVELS_SETS; set++)
 		for (unsigned k = 0; k < LEVELS_SYMBOLS; k++)
 			if (h->n[set][k])
-				bits += (float)h->n[set][k] * symbol_bits(coder, table, set, k);
+				bits += (float)h->n[set][k] * coder->bits[table][set][k];
 	return bits;
 }
 
