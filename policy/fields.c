@@ -58,6 +58,24 @@ static const struct policy_field fields[] = {
 	{"alarm_error", POLICY_REAL, FIELD(alarm_error), 0, 1, "share", NULL,
 		"running mean relative error of a namespace and model from which on an alarm is raised; 0: "
 		"never"},
+	{"shadow", POLICY_REAL, FIELD(shadow), 0, 1, "share", NULL,
+		"share of the chunks put that is also kept uncompressed for a while; when an engine shows "
+		"queries "
+		"(OBSERVE) behind such a chunk, what attention gets from the original and from what is "
+		"restored is "
+		"compared"},
+	{"shadow_seconds", POLICY_COUNT, FIELD(shadow_seconds), 1, 86400, "seconds", NULL,
+		"how long a chunk is kept uncompressed; sooner gone under pressure, or when it was compared "
+		"often "
+		"enough"},
+	{"attention_share", POLICY_REAL, FIELD(attention_share), 0, 1, "share", NULL,
+		"share of the chunks whose queries an engine has shown before it puts them, of which the "
+		"error of "
+		"attention outputs is measured when they are put"},
+	{"alarm_attention", POLICY_REAL, FIELD(alarm_attention), 0, 1, "share", NULL,
+		"running mean relative error of attention outputs of a namespace and model from which on an "
+		"alarm "
+		"is raised; 0: never"},
 };
 
 enum { N_FIELDS = sizeof fields / sizeof *fields };

@@ -20,7 +20,9 @@ void policy_init(struct policy *p)
 		.sink_unusual = 4,
 		.sink_keep = 0.5,
 		.salient_finer = 2,
-		.redundant_coarser = 1};
+		.redundant_coarser = 1,
+		.shadow_seconds = 60,
+		.attention_share = 0.01};
 }
 
 void policy_classify(

@@ -50,6 +50,12 @@ struct policy {
 	uint32_t redundant_coarser;
 
 	double alarm_error; /* running error from which on the alarm is raised; 0: never */
+
+	double shadow;           /* share of chunks that are kept uncompressed too, for a while */
+	uint32_t shadow_seconds; /* how long */
+	double attention_share;  /* share of the chunks whose queries were seen before, that are compared when
+				    put */
+	double alarm_attention;  /* running error of attention outputs, as alarm_error */
 };
 
 void policy_init(struct policy *p);

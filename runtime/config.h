@@ -51,6 +51,8 @@ struct config {
 	uint32_t n_admins;
 	char policy_file[CONFIG_PATH_MAX]; /* [policy] sections that are read after, and `cistern policy save`
 					      writes; empty: none */
+	uint64_t shadow_bytes; /* shadow_memory=; for originals that are kept beside their frames; default 256
+				  MiB */
 	/* [pool] */
 	uint64_t pool_bytes; /* size=; default 1 GiB */
 	/* [store] */

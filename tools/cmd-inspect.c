@@ -98,9 +98,13 @@ static void print_sink(const json_t *s)
 
 static void print_decision(const json_t *d)
 {
-	const json_t *sink;
+	const json_t *attention = json_object_get(d, "attention"), *sink;
 	size_t i;
 
+	if (json_is_object(attention))
+		printf("attention  outputs %.4f off, worst %.4f (layer %.0f, head %.0f), as compared last\n",
+			ask_number(attention, "mean_error"), ask_number(attention, "worst_error"),
+			ask_number(attention, "worst_layer"), ask_number(attention, "worst_head"));
 	printf("sinks      %zu; %s\n", json_array_size(json_object_get(d, "sinks")),
 		!json_is_true(json_object_get(d, "searched")) ? "no detector yet, or the search is off"
 		: json_is_true(json_object_get(d, "trained"))

@@ -74,6 +74,57 @@ static void print_name_spaces(const json_t *shares)
 	}
 }
 
+static void print_attention(const json_t *a)
+{
+	if (ask_number(a, "chunks") > 0)
+		printf("          attention outputs %.4f off, worst %.4f (layer %.0f, head %.0f), on %.0f "
+		       "chunks%s\n",
+			ask_number(a, "mean_error"), ask_number(a, "worst_error"),
+			ask_number(a, "worst_layer"), ask_number(a, "worst_head"), ask_number(a, "chunks"),
+			json_is_true(json_object_get(a, "alarm")) ? ", over alarm_attention" : "");
+}
+
+static void print_fidelity(const json_t *all)
+{
+	const json_t *f;
+	size_t i;
+
+	json_array_foreach(all, i, f)
+	{
+		const json_t *mean = json_object_get(f, "mean_error"),
+			     *worst = json_object_get(f, "worst_error");
+
+		printf("fidelity  %s, %s: %s of %g, achieved %.4g; error %.4f, %.4f (k, v), worst %.4f, "
+		       "%.4f%s\n",
+			ask_text(f, "namespace"), ask_text(f, "model"), ask_text(f, "mode"),
+			ask_number(f, "target"), ask_number(f, "achieved"),
+			json_number_value(json_array_get(mean, 0)),
+			json_number_value(json_array_get(mean, 1)),
+			json_number_value(json_array_get(worst, 0)),
+			json_number_value(json_array_get(worst, 1)),
+			json_is_true(json_object_get(f, "alarm")) ? "  ALARM" : "");
+		printf("          %.0f chunks, %.0f tokens, %.0f kept bit-exact, %.0f sinks found, %.0f over "
+		       "their "
+		       "bound\n",
+			ask_number(f, "chunks"), ask_number(f, "tokens"), ask_number(f, "raw_tokens"),
+			ask_number(f, "sinks"), ask_number(f, "bound_violations"));
+		print_attention(json_object_get(f, "attention"));
+	}
+}
+
+static void print_shadow(const json_t *s)
+{
+	char a[32], b[32];
+
+	if (!ask_number(s, "chunks") && !ask_number(s, "waiting_queries") && !ask_number(s, "taken"))
+		return;
+	printf("shadow    %.0f chunks uncompressed too, %s of %s; %.0f compared, %.0f for want of room not "
+	       "taken\n",
+		ask_number(s, "chunks"), ask_bytes(ask_number(s, "used_bytes"), a),
+		ask_bytes(ask_number(s, "limit_bytes"), b), ask_number(s, "compared"),
+		ask_number(s, "refused"));
+}
+
 static void print_status(const json_t *s)
 {
 	const json_t *pool = json_object_get(s, "pool"), *store = json_object_get(s, "store"),
@@ -112,6 +163,8 @@ static void print_status(const json_t *s)
 									 : "plain 8-bit codec");
 		print_learning(json_object_get(item, "learning"));
 	}
+	print_fidelity(json_object_get(s, "fidelity"));
+	print_shadow(json_object_get(s, "shadow"));
 	json_array_foreach(json_object_get(s, "sessions"), i, item)
 		printf("client    %.0f, namespace %s, uid %.0f, %.0f requests, %.0f in flight\n",
 			ask_number(item, "id"), json_string_value(json_object_get(item, "namespace")),

@@ -42,6 +42,14 @@ static json_t *floats(const float *x, size_t n)
 	return array;
 }
 
+static json_t *attention_object(const struct attention_error *e)
+{
+	return e->n_compared
+		       ? json_pack("{s:f, s:f, s:i, s:i}", "mean_error", e->mean, "worst_error", e->worst,
+				 "worst_layer", (int)e->worst_layer, "worst_head", (int)e->worst_head)
+		       : json_null();
+}
+
 static json_t *decision_object(const struct record *r)
 {
 	json_t *findings = json_array(), *layers = json_array();
@@ -54,6 +62,7 @@ static json_t *decision_object(const struct record *r)
 	for (uint32_t i = 0; i < r->n_findings; i++)
 		json_array_append_new(findings, finding_object(r, &r->findings[i]));
 	json_object_set_new(o, "sinks", findings);
+	json_object_set_new(o, "attention", attention_object(&r->attention));
 	if (!r->searched) {
 		json_decref(layers);
 		return o;

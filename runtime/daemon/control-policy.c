@@ -141,6 +141,7 @@ static json_t *changed(struct daemon *d, uid_t uid, size_t i, int r, const char 
 		return control_failure(why);
 	}
 	events_add(d->events, EVENT_POLICY, uid, policies_name(d->policies, i), "%s", summary);
+	governor_review(d->governor);
 	answer = policy_object(d, i);
 	json_object_set_new(answer, "ok", json_true());
 	json_object_set_new(answer, "changed", json_string(summary));

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "runtime/daemon/attach.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/shadow/fidelity.h"
 
 static json_t *number(uint64_t n)
 {
@@ -161,6 +162,7 @@ json_t *control_purge(struct daemon *d, uid_t uid, const json_t *request)
 	p->session = d->asking;
 	d->asking->n_requests++;
 	d->asking = NULL;
+	fidelity_forget_name_space(d->fidelity, id);
 	p->n = cache_purge(d->cache, id, &p->wait);
 	log_info("namespace %s purged by uid %u: %zu chunks", name, (unsigned)uid, p->n);
 	if (p->done)

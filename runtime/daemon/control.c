@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/shadow/fidelity.h"
 
 static json_t *number(uint64_t n)
 {
@@ -95,6 +96,7 @@ static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 	json_object_update(object, more);
 	json_decref(more);
 	json_object_set_new(object, "draining", json_boolean(d->draining));
+	json_object_set_new(object, "shadow", fidelity_status(d->fidelity));
 	return object;
 }
 

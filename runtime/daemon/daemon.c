@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "runtime/daemon/attach.h"
 #include "runtime/daemon/gauges.h"
+#include "runtime/daemon/shadow/fidelity.h"
 
 enum {
 	EVENTS_MAX = 64,
@@ -43,7 +44,7 @@ static uint64_t now_us(void)
 }
 
 /* The event's cookie: a session's address, whose low bits are free, with the source in them. */
-enum { SOURCE_MASK = 7 };
+enum { SOURCE_MASK = 15 };
 _Static_assert((int)SOURCE_PROCESS <= (int)SOURCE_MASK, "sources fit the free bits of an address");
 
 static struct epoll_event event_of(enum daemon_source source, struct session *s)
@@ -199,7 +200,8 @@ static int set_up(struct daemon *d)
 	d->policies = policies_new(c);
 	d->governor = governor_new(d);
 	d->registry = registry_new();
-	if (!d->events || !d->policies || !d->governor || !d->registry)
+	d->fidelity = fidelity_new(d);
+	if (!d->events || !d->policies || !d->governor || !d->registry || !d->fidelity)
 		return -ENOMEM;
 	r = pool_new(c->pool_bytes, &d->pool);
 	if (r) {
@@ -305,6 +307,7 @@ static void reload(struct daemon *d)
 	else
 		events_add(d->events, EVENT_POLICY, EVENT_NOBODY, NULL,
 			"policies reloaded from %s: version %u", config->path, policies_version(d->policies));
+	governor_review(d->governor);
 	free(config);
 }
 
@@ -339,6 +342,7 @@ static void handle_event(struct daemon *d, const struct epoll_event *event)
 		break;
 	case SOURCE_DOORBELL: session_rung(s); break;
 	case SOURCE_LEARN: learn_run(d->learn); break;
+	case SOURCE_FIDELITY: fidelity_reap(d->fidelity); break;
 	case SOURCE_PROCESS: session_close(s, "its process has ended"); break;
 	}
 }
@@ -412,13 +416,16 @@ int daemon_run(struct daemon *d)
 	notify_ready(&d->notify, status);
 	while (!d->stopping) {
 		const uint32_t n_consumed = consume_all(d);
-		const int tick_ms = cache_tick(d->cache);
+		const int tick_ms = cache_tick(d->cache),
+			  fidelity_ms = fidelity_tick(d->fidelity, daemon_now_ms());
 		int n, timeout_ms = n_silent ? 1000 : -1;
 		bool slept = false;
 
 		d->board->changed |= n_consumed > 0;
 		if (tick_ms >= 0 && (timeout_ms < 0 || tick_ms < timeout_ms))
 			timeout_ms = tick_ms;
+		if (fidelity_ms >= 0 && (timeout_ms < 0 || fidelity_ms < timeout_ms))
+			timeout_ms = fidelity_ms;
 		publish_all(d);
 		if (n_consumed && d->config->spin_us)
 			busy_until_us = now_us() + d->config->spin_us;
@@ -457,6 +464,7 @@ static void drain(struct daemon *d)
 		session_close(s, "the daemon stops");
 	d->dirty = NULL;
 	learn_stop(d->learn);
+	fidelity_stop(d->fidelity);
 	while (d->sessions || (d->workers && workers_n_busy(d->workers)) ||
 		(d->cache && cache_n_busy(d->cache)) || (d->learn && !learn_is_idle(d->learn))) {
 		if (d->workers)
@@ -481,6 +489,7 @@ void daemon_fini(struct daemon *d)
 		drain(d);
 	d->workers = workers_free(d->workers);
 	d->learn = learn_free(d->learn);
+	d->fidelity = fidelity_free(d->fidelity);
 	d->store = store_close(d->store);
 	if (d->cache)
 		cache_attach(d->cache, NULL);

@@ -21,6 +21,8 @@
 
 enum { DAEMON_OPS = 10 };
 
+struct fidelity;
+
 struct daemon_counters {
 	uint64_t n_requests[DAEMON_OPS]; /* by enum wire_op */
 	uint64_t n_taken;                /* requests of all kinds but NOP: numbers them */
@@ -43,6 +45,7 @@ struct daemon {
 	struct registry *registry;
 	struct workers *workers;
 	struct learn *learn;
+	struct fidelity *fidelity;
 	struct board *board;
 	struct notify notify;
 	struct exporter *exporter; /* NULL: no metrics */
@@ -78,6 +81,7 @@ enum daemon_source {
 	SOURCE_SOCKET,
 	SOURCE_DOORBELL,
 	SOURCE_LEARN,
+	SOURCE_FIDELITY,
 	SOURCE_PROCESS
 };
 int daemon_watch(struct daemon *d, int fd, enum daemon_source source, struct session *s);

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/shadow/fidelity.h"
 
 /* Texts are compared as they are by readers: no rest of an earlier one behind the NUL. */
 static void set_text(char *to, size_t size, const char *text)
@@ -102,24 +103,46 @@ static void find_name_space(const struct daemon *d, struct board_cache *c)
 		c->name_space[1], c->name_space[2], c->name_space[3]);
 }
 
+/* The model of a record; NULL: no client has registered it. */
+static const struct model *model_of(const struct daemon *d, const struct board_cache *c)
+{
+	for (size_t i = 0; i < registry_n_models(d->registry); i++)
+		if (!memcmp(registry_model_at(d->registry, i)->fingerprint, c->fingerprint, 16))
+			return registry_model_at(d->registry, i);
+	return NULL;
+}
+
 static void take_model(const struct daemon *d, struct board_cache *c)
 {
+	const struct model *m = model_of(d, c);
 	double captured;
 
-	for (size_t i = 0; i < registry_n_models(d->registry); i++) {
-		const struct model *m = registry_model_at(d->registry, i);
-
-		if (memcmp(m->fingerprint, c->fingerprint, 16) != 0)
-			continue;
-		if (!c->stats.model[0]) {
-			set_text(c->stats.model, sizeof c->stats.model, m->geometry.name);
-			c->stats.token_bytes = geometry_token_bytes(&m->geometry);
-		}
-		c->stats.transform = m->transform != NULL;
-		set_text(c->stats.learning, sizeof c->stats.learning, learn_state(d->learn, m, &captured));
-		c->stats.captured_energy = captured > 0 ? captured : 0;
+	if (!m)
 		return;
+	if (!c->stats.model[0]) {
+		set_text(c->stats.model, sizeof c->stats.model, m->geometry.name);
+		c->stats.token_bytes = geometry_token_bytes(&m->geometry);
 	}
+	c->stats.transform = m->transform != NULL;
+	set_text(c->stats.learning, sizeof c->stats.learning, learn_state(d->learn, m, &captured));
+	c->stats.captured_energy = captured > 0 ? captured : 0;
+}
+
+static void take_figures(const struct daemon *d, struct board_cache *c)
+{
+	const int tenant = policies_find(d->policies, c->stats.name_space);
+	const struct model *m = model_of(d, c);
+	const struct figures *f =
+		tenant < 0 || !m ? NULL : governor_figures(d->governor, (uint32_t)tenant, m);
+
+	if (!f)
+		return;
+	c->stats.bound_violations = f->n_violations;
+	c->stats.attention_error_mean = f->attention;
+	c->stats.attention_error_max = f->attention_worst;
+	c->stats.attention_chunks = f->n_compared;
+	c->stats.alarm_error = f->error_alarm.raised;
+	c->stats.alarm_attention = f->attention_alarm.raised;
 }
 
 static double error_bound(const struct daemon *d, const char *name_space)
@@ -154,6 +177,7 @@ static void refresh(struct daemon *d)
 	take_cache(d, s);
 	take_sessions(d, s);
 	s->jobs = workers_n_busy(d->workers);
+	fidelity_gauges(d->fidelity, s);
 	s->transforms = registry_n_transforms(d->registry);
 	s->transform_bytes = registry_transform_bytes(d->registry);
 	for (uint32_t i = 0; i < b->n_caches; i++) {
@@ -163,6 +187,7 @@ static void refresh(struct daemon *d)
 			continue;
 		name(d, c);
 		c->stats.error_bound = error_bound(d, c->stats.name_space);
+		take_figures(d, c);
 	}
 }
 

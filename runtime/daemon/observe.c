@@ -8,6 +8,7 @@
 #include "kernels/formula.h"
 #include "policy/sinks/observe.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/shadow/fidelity.h"
 
 enum { QUERIES_MAX = 65536 };
 
@@ -107,7 +108,7 @@ static int judge_queries(struct observation *o)
 		const struct detection_queries q = {.n_queries = h->n_queries,
 			.n_heads = h->n_heads,
 			.positions = positions,
-			.scale = h->scale > 0 ? h->scale : 1 / sqrtf((float)p->dim),
+			.scale = observation_scale(h, p->dim),
 			.values = values};
 
 		for (size_t i = 0; i < layer; i++, from += es)
@@ -164,7 +165,7 @@ static void run(struct job *job, struct codec *codec)
 	for (uint32_t t = 0; t < o->n_tokens; t++)
 		o->resting[t] = o->asked[t] = NAN;
 	if (!o->detection) {
-		o->status = -ENOMEM;
+		o->status = -ENOMEM; /* picks are not filled, and with a status not used */
 		return;
 	}
 	if (o->head.kind == WIRE_SUMS)
@@ -176,6 +177,7 @@ static void run(struct job *job, struct codec *codec)
 		o->n_judged++;
 	if (!o->status && o->learner)
 		teach(o);
+	fidelity_fill(o);
 }
 
 /* ---- on the front thread ---- */
@@ -195,6 +197,7 @@ static void finished(struct job *job)
 	if (o->learner)
 		governor_take_lesson(g, o->model, o->learner, o->learned);
 	governor_return_detection(g, o->detection);
+	fidelity_observed(o->daemon->fidelity, o);
 	o->done(o);
 }
 
@@ -207,6 +210,7 @@ void observation_start(struct observation *o)
 	o->learner = governor_lend_learner(g, o->model);
 	o->mistaken_max = p->sink_budget;
 	o->multiple = p->sink_multiple;
+	fidelity_pick(o->daemon->fidelity, o);
 	o->job.run = run;
 	o->job.done = finished;
 	workers_submit(o->daemon->workers, &o->job);

@@ -6,9 +6,15 @@
 #ifndef RUNTIME_DAEMON_OBSERVE_H
 #define RUNTIME_DAEMON_OBSERVE_H
 
+#include <math.h>
+
 #include "runtime/daemon/mapping.h"
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
+
+struct query_sample;
+
+enum { OBSERVATION_PICKS_MAX = 4 };
 
 struct observation {
 	struct job job; /* first */
@@ -29,9 +35,18 @@ struct observation {
 	double mistaken_max, multiple; /* for the detector made */
 	float *resting, *asked;        /* [n_tokens] */
 	uint32_t n_judged;             /* chunks, from the first on */
+	uint32_t n_picks;
+	/* Queries kept of some chunks, to compare what attention gets from them: shadow/fidelity.h. */
+	struct query_sample *picks[OBSERVATION_PICKS_MAX];
 	int status;
 	void (*done)(struct observation *o); /* on the front thread */
 };
+
+/* By what scores are multiplied. */
+static inline float observation_scale(const struct wire_observation *head, uint32_t dim)
+{
+	return head->scale > 0 ? head->scale : 1 / sqrtf((float)dim);
+}
 
 /* Copies the observation at this offset of the session's arena and checks it against the model. The fields up
  * to name_space are set by the caller before, and done. -EINVAL, -ENOMEM. */

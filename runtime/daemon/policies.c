@@ -105,6 +105,11 @@ const char *policies_name(const struct policies *p, size_t i)
 	return p->list[i].name;
 }
 
+const uint8_t *policies_id(const struct policies *p, size_t i)
+{
+	return p->list[i].id;
+}
+
 struct policy_snapshot *policies_now(const struct policies *p, size_t i)
 {
 	return p->list[i].now;

@@ -36,6 +36,8 @@ struct policies *policies_free(struct policies *p);
 int policies_find(const struct policies *p, const char *name_space);
 size_t policies_count(const struct policies *p);
 const char *policies_name(const struct policies *p, size_t i);
+/* 16 bytes, as frames name it. */
+const uint8_t *policies_id(const struct policies *p, size_t i);
 
 /* The snapshot in force, without a reference of the caller's. */
 struct policy_snapshot *policies_now(const struct policies *p, size_t i);

@@ -9,6 +9,7 @@
 #include "policy/policy.h"
 #include "runtime/daemon/daemon.h"
 #include "runtime/daemon/observe.h"
+#include "runtime/daemon/shadow/fidelity.h"
 #include "shm/cistern.h"
 
 enum {
@@ -36,6 +37,7 @@ struct step {
 	const struct transform
 		*transform;    /* GET: which the frame names; PUT: the model's, as it was then; held */
 	struct sample *sample; /* PUT: to learn from; NULL: none */
+	struct shadow *shadow; /* PUT: the original, to compare with; NULL: none */
 	uint32_t n_class[BOARD_CLASSES]; /* PUT */
 	struct plan plan;                /* PUT: what the policies make of the chunk */
 };
@@ -246,6 +248,8 @@ static void put_run(struct job *job, struct codec *codec)
 	step->status = codec_encode(codec, &chunk, &options, &step->frame, &step->frame_bytes, &step->info);
 	if (!step->status && step->sample)
 		sample_fill(step->sample, q->daemon->kernels, &chunk, classes);
+	if (!step->status && step->shadow)
+		shadow_fill(step->shadow, q->daemon->kernels, &chunk);
 	plan_learn(&step->plan, &chunk);
 }
 
@@ -280,6 +284,9 @@ static void put_done(struct job *job)
 	trace_job(step, TRACE_ENCODE, step->frame_bytes);
 	if (step->sample)
 		learn_take(q->daemon->learn, step->sample);
+	if (step->shadow)
+		fidelity_take(q->daemon->fidelity, step->shadow, step->status ? NULL : step->frame,
+			step->frame_bytes);
 	if (step->status) {
 		cache_abandon(q->daemon->cache, e);
 		step_end(step, step->status);
@@ -317,6 +324,7 @@ static void put_start(struct request *q, uint32_t chunk)
 	}
 	use_transform(step, q->model->transform);
 	step->sample = learn_sample(q->daemon->learn, q->model, chunk_tokens(q, chunk));
+	step->shadow = fidelity_lend(q->daemon->fidelity, q->session, q->model, &id, chunk_tokens(q, chunk));
 	governor_plan(q->daemon->governor, q->session->tenant, q->model, step->transform, &id,
 		chunk_tokens(q, chunk), q->sqe.preset, &step->plan);
 	step->job.run = put_run;
@@ -469,6 +477,7 @@ static void remove_start(struct request *q, uint32_t chunk)
 	struct step *step;
 
 	chunk_id(q, chunk, &id);
+	fidelity_forget(q->daemon->fidelity, &id);
 	e = cache_peek(q->daemon->cache, &id);
 	if (!e)
 		return;

@@ -9,7 +9,7 @@
 #include "tools/top/units.h"
 
 enum {
-	DETAIL_LINES = 6, /* of the selected row, with the line of keys */
+	DETAIL_LINES = 7, /* of the selected row, with the line of keys */
 	NARROW = 80,
 };
 
@@ -221,6 +221,22 @@ static void compose_header(struct page *p, int wide_a, int wide_b)
 
 /* ---- the selected row ---- */
 
+static void compose_attention(struct page *p, const struct watch *w, uint32_t i)
+{
+	const bool alarm = watch_number(w, STATS_CACHE, i, "alarm_attention") ||
+			   watch_number(w, STATS_CACHE, i, "alarm_error");
+	const unsigned long long n = watch_number(w, STATS_CACHE, i, "attention_chunks");
+
+	if (n)
+		line(p, alarm ? PAGE_ALARM : PAGE_PLAIN,
+			"attend  outputs %.4f off, worst %.4f, on %llu chunks compared%s",
+			watch_real(w, STATS_CACHE, i, "attention_error_mean"),
+			watch_real(w, STATS_CACHE, i, "attention_error_max"), n, alarm ? "   ALARM" : "");
+	else
+		line(p, alarm ? PAGE_ALARM : PAGE_PLAIN,
+			"attend  never compared: queries are needed (OBSERVE)%s", alarm ? "   ALARM" : "");
+}
+
 static void compose_detail(struct page *p, const struct watch *w, const struct row *r)
 {
 	static const char *const classes[] = {"plain", "salient", "redundant", "sink", "window", "exact"};
@@ -262,6 +278,7 @@ static void compose_detail(struct page *p, const struct watch *w, const struct r
 		watch_real(w, STATS_CACHE, i, "key_error_max"),
 		watch_real(w, STATS_CACHE, i, "value_error_mean"),
 		watch_real(w, STATS_CACHE, i, "value_error_max"), text);
+	compose_attention(p, w, i);
 	line(p, PAGE_PLAIN, "chunk   encode p50 %s p99 %s   decode p50 %s p99 %s   failed %llu",
 		units_ns(watch_quantile_ns(w, STATS_CACHE, i, "encode_ns", 0.5), a),
 		units_ns(watch_quantile_ns(w, STATS_CACHE, i, "encode_ns", 0.99), b),
@@ -280,6 +297,7 @@ static void compose_help(struct page *p)
 		"       Rates and quantiles are of the last interval; where nothing happened in",
 		"       it, quantiles are of all time.",
 		"error  relative L2 error of coded tokens: mean over about the last 64 chunks",
+		"attend the same of attention outputs, where queries were shown (OBSERVE)",
 		"",
 		"s  sort by the next column, S by the one before       r  reverse",
 		"/  filter by namespace or model: type, Enter; empty for all",

@@ -15,7 +15,6 @@ enum {
 	/* Chunks that teach what a mean token is: the first ones, then one in so many. */
 	LESSONS_FIRST = 8,
 	LESSON_EVERY = 32,
-	ALARM_CHUNKS = 32, /* before which no figure is called bad */
 };
 
 /* Of a model: its sinks. */
@@ -34,10 +33,7 @@ struct tenancy {
 	const struct model *model;
 	struct rate rate[POLICY_PRESETS];
 	bool has_rate[POLICY_PRESETS];
-	double error[GEOMETRY_PLANES_MAX]; /* running means */
-	double worst[GEOMETRY_PLANES_MAX];
-	uint64_t n_chunks, n_tokens, n_raw, n_sinks, n_violations;
-	bool alarm;
+	struct figures figures;
 };
 
 struct governor {
@@ -330,34 +326,64 @@ static double larger_error(const struct frame_info *info)
 	return (double)fmaxf(info->error[0].mean, info->error[1].mean);
 }
 
-/* Running figures, and the alarm when one leaves its bound or comes back. */
-static void monitor(
-	struct governor *g, struct tenancy *t, const struct policy *p, const struct frame_info *info)
+/* The event when a figure has left its bound, or is back. */
+static void tell_alarm(struct governor *g, const struct tenancy *t, enum alarm_turn turn, const char *what,
+	double figure, const char *field, double bound)
 {
 	const char *name = policies_name(g->daemon->policies, t->tenant);
-	double error = 0;
-	bool bad;
 
-	for (int i = 0; i < GEOMETRY_PLANES_MAX; i++) {
-		t->error[i] += (t->n_chunks ? 1.0 / 64 : 1) * ((double)info->error[i].mean - t->error[i]);
-		t->worst[i] = fmax(t->worst[i], (double)info->error[i].max);
-		error = fmax(error, t->error[i]);
-		/* As the header has it, in f32. */
-		t->n_violations += p->max_error > 0 && (double)info->error[i].max > p->max_error * 1.000001;
-	}
-	t->n_chunks++;
-	t->n_tokens += info->n_tokens;
-	t->n_raw += info->n_raw;
-	bad = p->alarm_error > 0 && error > p->alarm_error && t->n_chunks >= ALARM_CHUNKS;
-	/* It ends a little below where it began, so that it does not flutter. */
-	if (t->alarm && p->alarm_error > 0 && error > 0.95 * p->alarm_error)
-		bad = true;
-	if (bad != t->alarm)
+	if (turn == ALARM_RAISED)
 		events_add(g->daemon->events, EVENT_ALARM, EVENT_NOBODY, name,
-			bad ? "%s: the mean error of coded tokens is %.4f, above alarm_error, %.4f"
-			    : "%s: the mean error of coded tokens is %.4f again, alarm_error is %.4f",
-			t->model->geometry.name, error, p->alarm_error);
-	t->alarm = bad;
+			"%s: %s is %.4f, above %s, %.4f", t->model->geometry.name, what, figure, field,
+			bound);
+	else if (turn == ALARM_ENDED && bound > 0)
+		events_add(g->daemon->events, EVENT_ALARM, EVENT_NOBODY, name,
+			"%s: %s is %.4f again, %s is %.4f", t->model->geometry.name, what, figure, field,
+			bound);
+	else if (turn == ALARM_ENDED)
+		events_add(g->daemon->events, EVENT_ALARM, EVENT_NOBODY, name,
+			"%s: the alarm has ended with its bound, %s", t->model->geometry.name, field);
+}
+
+/* The alarms of a namespace and model, by what its policy says now; and watchers get to see its figures. */
+static void review(struct governor *g, struct tenancy *t)
+{
+	const struct policy *p = &policies_now(g->daemon->policies, t->tenant)->policy[0];
+	enum alarm_turn error, attention;
+
+	figures_review(&t->figures, p, &error, &attention);
+	tell_alarm(g, t, error, "the mean error of coded tokens", figures_error(&t->figures), "alarm_error",
+		p->alarm_error);
+	tell_alarm(g, t, attention, "the mean error of attention outputs", t->figures.attention,
+		"alarm_attention", p->alarm_attention);
+	board_cache(g->daemon->board, policies_id(g->daemon->policies, t->tenant), t->model->fingerprint);
+}
+
+void governor_review(struct governor *g)
+{
+	for (struct tenancy *t = g->tenancies; t; t = t->next)
+		review(g, t);
+}
+
+void governor_compared(struct governor *g, uint32_t tenant, const struct model *model,
+	const struct index_key *id, const struct attention_error *e)
+{
+	struct tenancy *t = tenancy_of(g, tenant, model);
+
+	records_compared(g->records, id, e);
+	if (!t)
+		return;
+	figures_attention(&t->figures, e);
+	review(g, t);
+}
+
+const struct figures *governor_figures(const struct governor *g, uint32_t tenant, const struct model *model)
+{
+	const struct tenancy *t = g->tenancies;
+
+	while (t && (t->model != model || t->tenant != tenant))
+		t = t->next;
+	return t ? &t->figures : NULL;
 }
 
 void governor_note(struct governor *g, struct plan *plan, const struct frame_info *info)
@@ -370,11 +396,13 @@ void governor_note(struct governor *g, struct plan *plan, const struct frame_inf
 			(double)(info->len_bytes - info->raw_section_bytes), larger_error(info));
 		plan->rated = false;
 	}
-	if (plan->tenancy)
-		monitor(g, plan->tenancy, plan->policy, info);
+	if (plan->tenancy) {
+		figures_frame(&plan->tenancy->figures, plan->policy, info);
+		review(g, plan->tenancy);
+	}
 	if (plan->record) {
 		if (plan->tenancy)
-			plan->tenancy->n_sinks += plan->record->n_findings;
+			plan->tenancy->figures.n_sinks += plan->record->n_findings;
 		records_add(g->records, plan->record);
 		plan->record = NULL;
 	}
@@ -406,16 +434,33 @@ const struct records *governor_records(const struct governor *g)
 	return g->records;
 }
 
+/* What attention lost, where it was compared. */
+static json_t *attention_object(const struct figures *f)
+{
+	json_t *o = json_pack(
+		"{s:I, s:b}", "chunks", (json_int_t)f->n_compared, "alarm", (int)f->attention_alarm.raised);
+
+	if (!f->n_compared)
+		return o;
+	json_object_set_new(o, "mean_error", json_real(f->attention));
+	json_object_set_new(o, "worst_error", json_real(f->attention_worst));
+	json_object_set_new(o, "worst_layer", json_integer(f->attention_layer));
+	json_object_set_new(o, "worst_head", json_integer(f->attention_head));
+	return o;
+}
+
 static json_t *tenancy_object(const struct governor *g, const struct tenancy *t)
 {
 	const struct policy *p = &policies_now(g->daemon->policies, t->tenant)->policy[0];
 	const struct rate *r = t->has_rate[0] ? &t->rate[0] : NULL;
-	json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:[f, f], s:[f, f]}", "namespace",
-		policies_name(g->daemon->policies, t->tenant), "model", t->model->geometry.name, "chunks",
-		(json_int_t)t->n_chunks, "tokens", (json_int_t)t->n_tokens, "raw_tokens",
-		(json_int_t)t->n_raw, "sinks", (json_int_t)t->n_sinks, "bound_violations",
-		(json_int_t)t->n_violations, "alarm", (int)t->alarm, "mean_error", t->error[0], t->error[1],
-		"worst_error", t->worst[0], t->worst[1]);
+	const struct figures *f = &t->figures;
+	json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:[f, f], s:[f, f], s:o}",
+		"namespace", policies_name(g->daemon->policies, t->tenant), "model", t->model->geometry.name,
+		"chunks", (json_int_t)f->n_chunks, "tokens", (json_int_t)f->n_tokens, "raw_tokens",
+		(json_int_t)f->n_raw, "sinks", (json_int_t)f->n_sinks, "bound_violations",
+		(json_int_t)f->n_violations, "alarm",
+		(int)(f->error_alarm.raised || f->attention_alarm.raised), "mean_error", f->error[0],
+		f->error[1], "worst_error", f->worst[0], f->worst[1], "attention", attention_object(f));
 
 	json_object_set_new(o, "mode",
 		json_string(p->mode == POLICY_FIDELITY   ? "fidelity"

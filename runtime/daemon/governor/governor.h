@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include "policy/rate.h"
+#include "runtime/daemon/governor/figures.h"
 #include "runtime/daemon/governor/record.h"
 #include "runtime/daemon/policies.h"
 #include "runtime/daemon/registry.h"
@@ -60,6 +61,14 @@ void plan_learn(struct plan *plan, const struct codec_chunk *chunk);
 void governor_note(struct governor *g, struct plan *plan, const struct frame_info *info);
 /* Gives everything back; a plan that was not noted counts as nothing. */
 void plan_end(struct plan *plan);
+
+/* A chunk's attention was compared with what its frame gives back (shadow/fidelity.h). */
+void governor_compared(struct governor *g, uint32_t tenant, const struct model *model,
+	const struct index_key *id, const struct attention_error *e);
+/* Policies were changed: alarms go by what they say now. */
+void governor_review(struct governor *g);
+/* Of a namespace and model; NULL: nothing was ever put there. */
+const struct figures *governor_figures(const struct governor *g, uint32_t tenant, const struct model *model);
 
 /* Attention that was shown of a sequence's chunks: resting and asked, [n_tokens]. */
 struct sinks_learner *governor_lend_learner(struct governor *g, const struct model *model);

@@ -73,6 +73,14 @@ const struct record *records_find(const struct records *r, const struct index_ke
 	return NULL;
 }
 
+void records_compared(struct records *r, const struct index_key *id, const struct attention_error *e)
+{
+	struct record *record = (struct record *)records_find(r, id);
+
+	if (record)
+		record->attention = *e;
+}
+
 const struct record *records_at(const struct records *r, size_t i)
 {
 	return r->ring[(r->next + RECORDS_KEPT - 1 - i) % RECORDS_KEPT];

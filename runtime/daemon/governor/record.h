@@ -8,6 +8,7 @@
 
 #include "policy/sinks/decide.h"
 #include "policy/sinks/view.h"
+#include "runtime/attention-error.h"
 #include "runtime/index.h"
 
 enum { RECORDS_KEPT = 256 };
@@ -28,6 +29,7 @@ struct record {
 	float *by_layer;        /* [view.n_layers, n_tokens]: what each layer added */
 	struct sinks_finding *findings;
 	uint32_t n_findings;
+	struct attention_error attention; /* as compared last; n_compared 0: it never was */
 };
 
 /* For a chunk of n_tokens. NULL: out of memory. */
@@ -40,6 +42,8 @@ struct records *records_new(void);
 struct records *records_free(struct records *r);
 /* Takes the record; an older one of the same chunk goes. */
 void records_add(struct records *r, struct record *record);
+/* Notes what attention lost of a chunk, if there is a record of it. */
+void records_compared(struct records *r, const struct index_key *id, const struct attention_error *e);
 /* NULL: none is kept of that chunk. */
 const struct record *records_find(const struct records *r, const struct index_key *id);
 /* One whose key begins with these bytes, the newest; NULL: none. */
