@@ -16,6 +16,7 @@
 
 #include "base/hex.h"
 #include "kernels/formula.h"
+#include "shm/stats/view.h"
 #include "tests/integration/engine.h"
 #include "tools/private-daemon.h"
 
@@ -68,6 +69,37 @@ static double attention(const struct private_daemon *d, const char *key)
 
 	json_decref(status);
 	return n;
+}
+
+/* A field of the statistics page, in its group's first record. */
+static double page_field(const struct private_daemon *d, enum stats_group_id group, const char *id)
+{
+	struct stats_snapshot snapshot = {0};
+	const struct stats_field *field;
+	struct stats_view view;
+	const char *why = "";
+	int page, alive;
+	double n = -1;
+
+	assert_int_equal(cistern_statistics(d->socket, &page, &alive, 5000), 0);
+	assert_int_equal(stats_view_map(page, &view, &why), 0);
+	assert_int_equal(stats_snapshot_take(&view, &snapshot), 0);
+	field = stats_view_field(&view, group, id);
+	assert_non_null(field);
+	if (snapshot.n[group])
+		n = field->unit == STATS_REAL
+			    ? stats_real(stats_record(&view, &snapshot, group, 0), field)
+			    : (double)stats_number(stats_record(&view, &snapshot, group, 0), field);
+	stats_snapshot_fini(&snapshot);
+	stats_view_fini(&view);
+	close(page);
+	close(alive);
+	return n;
+}
+
+static double on_page(const struct private_daemon *d, const char *id)
+{
+	return page_field(d, strncmp(id, "shadow", 6) ? STATS_CACHE : STATS_DAEMON, id);
 }
 
 static void wait_for(const struct private_daemon *d,
@@ -303,7 +335,7 @@ static void shown_then_put(void **state)
 
 static void memory_is_bounded_and_comes_back(void **state)
 {
-	struct private_daemon d = start("shadow = 1\nshadow_seconds = 3", "shadow_memory = 1M", 1);
+	struct private_daemon d = start("shadow = 1\nshadow_seconds = 5", "shadow_memory = 1M", 1);
 	double taken;
 	struct engine e;
 
@@ -317,7 +349,7 @@ static void memory_is_bounded_and_comes_back(void **state)
 	}
 	taken = shadow(&d, "taken");
 	assert_true(shadow(&d, "limit_bytes") == 1 << 20);
-	assert_true(taken >= 8 && taken <= 8 * CHUNKS && shadow(&d, "refused") > 0);
+	assert_true(taken >= CHUNKS && taken <= 8 * CHUNKS && shadow(&d, "refused") > 0);
 	wait_for(&d, shadow, "used_bytes", 0);
 	assert_true(shadow(&d, "chunks") == 0);
 	/* And there is room again. */
@@ -356,6 +388,14 @@ static void alarm_comes_and_goes(void **state)
 	last_alarm(&d, text, sizeof text);
 	assert_non_null(strstr(text, "the mean error of attention outputs is "));
 	assert_non_null(strstr(text, "above alarm_attention, 0.0001"));
+	/* Watchers see the same. */
+	wait_for(&d, on_page, "alarm_attention", 1);
+	wait_for(&d, on_page, "attention_chunks", 2 * BEHIND);
+	assert_true(on_page(&d, "attention_error_mean") == attention(&d, "mean_error"));
+	assert_true(on_page(&d, "attention_error_max") == attention(&d, "worst_error"));
+	assert_true(on_page(&d, "alarm_error") == 0 && on_page(&d, "bound_violations") == 0);
+	assert_true(on_page(&d, "shadow_chunks") == CHUNKS && on_page(&d, "shadow_limit_bytes") == 256 << 20);
+	assert_true(on_page(&d, "shadow_used_bytes") >= CHUNKS * CHUNK_BYTES);
 	/* Of chunks that are kept bit for bit nothing is lost: with them the mean falls. */
 	set(&d, "\"alarm_attention\":0.002,\"window_tokens\":4096");
 	for (uint32_t i = 0; attention(&d, "alarm") == 1; i++) {
@@ -372,6 +412,7 @@ static void alarm_comes_and_goes(void **state)
 	assert_true(attention(&d, "alarm") == 1);
 	set(&d, "\"alarm_attention\":0");
 	assert_true(attention(&d, "alarm") == 0);
+	wait_for(&d, on_page, "alarm_attention", 0);
 	last_alarm(&d, text, sizeof text);
 	assert_non_null(strstr(text, "the alarm has ended with its bound, alarm_attention"));
 	engine_close(&e);
