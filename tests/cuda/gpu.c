@@ -1,0 +1,97 @@
+#include "tests/cuda/gpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#ifdef HAVE_CUDA_KERNELS
+extern const unsigned char cistern_test_kernels[];
+#else
+static const unsigned char cistern_test_kernels[1];
+#endif
+
+enum { SKIPPED = 77, PATTERN = 0xcb };
+
+static void must(CUresult result, const char *what)
+{
+	if (result == CUDA_SUCCESS)
+		return;
+	fprintf(stderr, "%s: %s\n", what, driver_error_name(result));
+	abort();
+}
+#define MUST(call) must((call), #call)
+
+static CUdeviceptr address(const void *p)
+{
+	return (CUdeviceptr)(uintptr_t)p;
+}
+
+int gpu_begin(struct device **out)
+{
+	const struct device_options options = {.ordinal = -1};
+	char why[256] = "";
+	int status = device_new(&options, out, why, sizeof why);
+
+	if (status) {
+		printf("skipped: %s\n", why);
+		return SKIPPED;
+	}
+	printf("%s\n", device_describe(*out));
+	return 0;
+}
+
+const struct cuda_double *gpu_double(const struct device *d)
+{
+	return double_find(device_driver(d)->library);
+}
+
+CUfunction gpu_test_kernel(const struct device *d, const char *name)
+{
+	static CUmodule module;
+	CUfunction function;
+
+	if (!module)
+		MUST(device_driver(d)->cuModuleLoadData(&module, cistern_test_kernels));
+	MUST(device_driver(d)->cuModuleGetFunction(&function, module, name));
+	return function;
+}
+
+void gpu_test_launch(const struct device *d, const char *name, uint32_t n_blocks, uint32_t block,
+	uint32_t shared_bytes, const void *args)
+{
+	void *params[] = {(void *)(uintptr_t)args};
+
+	MUST(device_driver(d)->cuLaunchKernel(
+		gpu_test_kernel(d, name), n_blocks, 1, 1, block, 1, 1, shared_bytes, NULL, params, NULL));
+	MUST(device_driver(d)->cuStreamSynchronize(NULL));
+}
+
+void *gpu_alloc(const struct device *d, size_t len)
+{
+	CUdeviceptr addr;
+
+	MUST(device_driver(d)->cuMemAlloc(&addr, len));
+	MUST(device_driver(d)->cuMemsetD8Async(addr, PATTERN, len, NULL));
+	MUST(device_driver(d)->cuStreamSynchronize(NULL));
+	return (void *)(uintptr_t)addr;
+}
+
+void *gpu_copy_in(const struct device *d, const void *from, size_t len)
+{
+	CUdeviceptr addr;
+
+	MUST(device_driver(d)->cuMemAlloc(&addr, len));
+	MUST(device_driver(d)->cuMemcpyHtoDAsync(addr, from, len, NULL));
+	MUST(device_driver(d)->cuStreamSynchronize(NULL));
+	return (void *)(uintptr_t)addr;
+}
+
+void gpu_copy_out(const struct device *d, void *to, const void *from, size_t len)
+{
+	MUST(device_driver(d)->cuMemcpyDtoHAsync(to, address(from), len, NULL));
+	MUST(device_driver(d)->cuStreamSynchronize(NULL));
+}
+
+void gpu_free(const struct device *d, const void *addr)
+{
+	MUST(device_driver(d)->cuMemFree(address(addr)));
+}
