@@ -9,14 +9,20 @@
  * transform coefficient coding", DCC 2019; the idea: Marcellin and Fischer, IEEE Trans. Comm. 38, 1990). Two
  * sets of values, 0: the even multiples of the step, 1: the odd ones and zero; a state machine with four
  * states, driven by the parities of a token's levels so far, says which set the token's next level is of.
- * docs/frame-format.md has it in full. Constants and pure functions only: kernels, transforms and the codec
- * share them.
+ * docs/frame-format.md has it in full. Constants and pure functions only: kernels of every backend,
+ * transforms and the codec share them. Compiles as C17 and as CUDA C++.
  */
 #ifndef BASE_LEVELS_H
 #define BASE_LEVELS_H
 
 #include <math.h>
 #include <stdint.h>
+
+#ifdef __CUDACC__
+#define LEVELS_FN static __host__ __device__ inline
+#else
+#define LEVELS_FN static inline
+#endif
 
 enum {
 	LEVELS_SETS = 2,
@@ -70,11 +76,10 @@ struct levels_row {
 
 /* The class of a component; LEVELS_CLASS_MIN - 1 for all that are not coded. The same on every machine: one
  * division and comparisons. */
-static inline int levels_class(float deviation, float step)
+LEVELS_FN int levels_class(float deviation, float step)
 {
-	static const float quarter[4] = {1.0905077f, 1.2968396f, 1.5422108f, 1.8340081f}; /* 2^(1/8), ... */
 	const float ratio = deviation / step;
-	int exponent, class;
+	int exponent, quarters;
 	float mantissa;
 
 	if (!(ratio >= 0.5f))
@@ -82,32 +87,35 @@ static inline int levels_class(float deviation, float step)
 	if (ratio >= 0x1p20f)
 		return LEVELS_CLASS_MAX;
 	mantissa = 2 * frexpf(ratio, &exponent);
-	class = 4 * (exponent - 1);
-	for (int i = 0; i < 4; i++)
-		class += mantissa >= quarter[i];
-	if (class < LEVELS_CLASS_MIN)
+	/* 2^(1/8), 2^(3/8), ... */
+	quarters = 4 * (exponent - 1) + (mantissa >= 1.0905077f) + (mantissa >= 1.2968396f) +
+		   (mantissa >= 1.5422108f) + (mantissa >= 1.8340081f);
+	if (quarters < LEVELS_CLASS_MIN)
 		return LEVELS_CLASS_MIN - 1;
-	return class < LEVELS_CLASS_MAX ? class : LEVELS_CLASS_MAX;
+	return quarters < LEVELS_CLASS_MAX ? quarters : LEVELS_CLASS_MAX;
 }
 
 /* Any class, also one that an offset has moved out of range. */
-static inline struct levels_row levels_row(int class)
+LEVELS_FN struct levels_row levels_row(int level_class)
 {
+	struct levels_row row;
 	int shift = 0;
 
-	if (class < LEVELS_TABLE_CLASS_MIN)
-		class = LEVELS_TABLE_CLASS_MIN;
-	if (class > LEVELS_CLASS_MAX)
-		class = LEVELS_CLASS_MAX;
-	if (class > LEVELS_WIDE_CLASS) {
-		shift = (class - LEVELS_WIDE_CLASS + 3) / 4;
-		class += 4 - 4 * shift;
+	if (level_class < LEVELS_TABLE_CLASS_MIN)
+		level_class = LEVELS_TABLE_CLASS_MIN;
+	if (level_class > LEVELS_CLASS_MAX)
+		level_class = LEVELS_CLASS_MAX;
+	if (level_class > LEVELS_WIDE_CLASS) {
+		shift = (level_class - LEVELS_WIDE_CLASS + 3) / 4;
+		level_class += 4 - 4 * shift;
 	}
-	return (struct levels_row){(uint8_t)(class - LEVELS_TABLE_CLASS_MIN), (uint8_t)shift};
+	row.table = (uint8_t)(level_class - LEVELS_TABLE_CLASS_MIN);
+	row.shift = (uint8_t)shift;
+	return row;
 }
 
 /* The state after a level. States 0 and 1 take the next level from set 0, states 2 and 3 from set 1. */
-static inline unsigned levels_next(unsigned state, unsigned parity)
+LEVELS_FN unsigned levels_next(unsigned state, unsigned parity)
 {
 	/* From 0: 0, 2; from 1: 2, 0; from 2: 1, 3; from 3: 3, 1. */
 	return (state >> 1) | ((state ^ parity) & 1u) << 1;

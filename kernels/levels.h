@@ -52,25 +52,25 @@ void levels_count(const float *c, size_t c_stride, const int16_t *codes, size_t 
 	struct levels_counts *counts);
 
 /* Levels lie in memory as k * 2 + set, so that a row can be coded without walking the trellis again. */
-static inline int levels_level(int16_t code)
+LEVELS_FN int levels_level(int16_t code)
 {
 	return (code - (code & 1)) / 2;
 }
 
-static inline unsigned levels_set(int16_t code)
+LEVELS_FN unsigned levels_set(int16_t code)
 {
 	return (unsigned)code & 1u;
 }
 
 /* The value of a code in steps, by magnitude: the table's biases are for |k| = 1 and above. */
-static inline float levels_magnitude(int level, unsigned set, const float bias[2])
+LEVELS_FN float levels_magnitude(int level, unsigned set, const float bias[2])
 {
 	const int magnitude = level < 0 ? -level : level;
 
 	return magnitude ? (float)(2 * magnitude - (int)set) + bias[magnitude > 1] : 0.0f;
 }
 
-static inline int levels_symbol(int level, unsigned shift)
+LEVELS_FN int levels_symbol(int level, unsigned shift)
 {
 	const int v = level >> shift;
 
@@ -79,13 +79,13 @@ static inline int levels_symbol(int level, unsigned shift)
 
 /* Bytes that r components of n tokens can take at most: the lanes' states, and a word for every symbol, its
  * low bits and its escape. */
-static inline size_t levels_encoded_max(size_t r, size_t n_tokens)
+LEVELS_FN size_t levels_encoded_max(size_t r, size_t n_tokens)
 {
 	return 4 * (size_t)LEVELS_LANES + 6 * r * n_tokens;
 }
 
 /* Bytes of working memory for quantising r components: the decisions of 16 tokens. */
-static inline size_t levels_work_bytes(size_t r)
+LEVELS_FN size_t levels_work_bytes(size_t r)
 {
 	return r * 16 * (4 * sizeof(int16_t) + sizeof(int16_t)) + 64;
 }
