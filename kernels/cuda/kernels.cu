@@ -2,3 +2,9 @@
 #include "kernels/cuda/simt.h"
 
 #include "kernels/cuda/probe.cu"
+
+#include "kernels/cuda/convert.cu"
+#include "kernels/cuda/product.cu"
+#include "kernels/cuda/trellis.cu"
+#include "kernels/cuda/rans.cu"
+#include "kernels/cuda/raw.cu"

@@ -1,2 +1,13 @@
 /* Every kernel, once; no include guard: whoever includes this says what KERNEL(name) is to be. */
 KERNEL(probe)
+KERNEL(codec_rope)
+KERNEL(codec_convert)
+KERNEL(codec_project)
+KERNEL(codec_quantise)
+KERNEL(codec_errors)
+KERNEL(codec_rans_encode)
+KERNEL(codec_rans_decode)
+KERNEL(codec_reconstruct)
+KERNEL(codec_raw_split)
+KERNEL(codec_raw_join)
+KERNEL(codec_move)

@@ -23,7 +23,7 @@ template <class A> void call(void (*kernel)(A), const void *args)
 }
 
 #define KERNEL(name) entry(#name, name, [](const void *args) { call(name, args); }),
-const struct simt_kernel kernels[] = {
+const struct simt_kernel registry[] = {
 #include "kernels/cuda/list.h"
 #include "tests/cuda/list.h"
 };
@@ -33,7 +33,7 @@ const struct simt_kernel kernels[] = {
 
 const struct simt_kernel *simt_find(const char *name)
 {
-	for (const struct simt_kernel &k : kernels)
+	for (const struct simt_kernel &k : registry)
 		if (strcmp(k.name, name) == 0)
 			return &k;
 	return nullptr;
