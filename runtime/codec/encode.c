@@ -216,10 +216,8 @@ static double relative_error(const struct encoder *e, uint32_t plane, uint32_t t
 	return e->error[at] == 0 ? 0 : sqrt((double)e->error[at] / (double)e->norm[at]);
 }
 
-static uint8_t finer(const struct encoder *e, uint8_t token_class)
+uint8_t codec_finer(const struct codec_options *o, uint8_t token_class)
 {
-	const struct codec_options *o = e->options;
-
 	if (token_class == TOKEN_REDUNDANT && o->rung < o->rung_redundant)
 		return TOKEN_PLAIN;
 	if (token_class != TOKEN_SALIENT &&
@@ -249,7 +247,8 @@ int encoder_promote(struct encoder *e)
 		e->todo[t] = !finite || worst > bound;
 		if (!e->todo[t])
 			continue;
-		e->classes[t] = finite && e->options->transform ? finer(e, e->classes[t]) : TOKEN_EXACT;
+		e->classes[t] = finite && e->options->transform ? codec_finer(e->options, e->classes[t])
+								: TOKEN_EXACT;
 		e->todo[t] = e->classes[t] != TOKEN_EXACT;
 		again |= e->todo[t];
 		for (uint32_t plane = 0; plane < n_planes; plane++)

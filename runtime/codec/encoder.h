@@ -53,7 +53,5 @@ int encoder_write_head(struct encoder *e);
 int encoder_write_levels(struct encoder *e);
 void encoder_state_error(const struct encoder *e, struct frame_info *info);
 int encoder_finish(struct encoder *e, struct frame_info *info, uint8_t **data, size_t *len);
-/* -EINVAL: the transform does not fit, or a rung is not on its ladder. */
-int codec_check_options(const struct geometry *g, const struct codec_options *o);
 
 #endif

@@ -62,6 +62,10 @@ extern const uint8_t codec_coded_classes[CODED_CLASSES];
 
 /* The rungs of a class's tokens, from options or header: which of the three. */
 uint32_t codec_rung(uint8_t token_class, uint32_t plain, uint32_t salient, uint32_t redundant);
+/* What a coded token of a class moves to when its error is over the bound. */
+uint8_t codec_finer(const struct codec_options *o, uint8_t token_class);
+/* -EINVAL: the transform does not fit, or a rung is not on its ladder. */
+int codec_check_options(const struct geometry *g, const struct codec_options *o);
 
 uint32_t codec_n_parts(const struct geometry *g, const struct transform *t);
 void codec_part(const struct geometry *g, const struct transform *t, uint32_t i, struct codec_part *out);

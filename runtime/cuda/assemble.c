@@ -1,0 +1,340 @@
+/*
+ * Streams, images and frames. The lengths of the streams are seen by the host before it lays an image out; as
+ * many chunks go at a time as there is room for.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policy/policy.h"
+#include "runtime/cuda/encoder.h"
+
+enum {
+	/* A level takes two or three bits; where all of a stream's took more than this, the host has it. */
+	LEVEL_BITS_MAX = 10,
+	BAND = 16,
+};
+
+static void state_error(const struct device_encoder *e, uint32_t number, struct frame_info *info)
+{
+	for (uint32_t plane = 0; plane < e->geometry->n_planes; plane++) {
+		double sum = 0, worst = 0;
+		size_t n = 0;
+
+		for (uint32_t t = 0; t < info->n_tokens; t++) {
+			const double error = (double)device_encoder_errors(e, number, plane)[t];
+
+			if (token_class_is_raw(e->classes[number * CODEC_TOKENS_MAX + t]))
+				continue;
+			sum += error;
+			worst = error > worst ? error : worst;
+			n++;
+		}
+		info->error[plane].max = (float)worst;
+		info->error[plane].mean = n ? (float)(sum / (double)n) : 0;
+	}
+}
+
+static struct image *make_image(const struct device_encoder *e, uint32_t number)
+{
+	const struct codec_chunk *chunk = e->batch[number].chunk;
+	const struct codec_options *o = e->batch[number].options;
+	const uint8_t *classes = e->classes + number * CODEC_TOKENS_MAX;
+	struct frame_info info = {.position = chunk->position,
+		.n_tokens = chunk->n_tokens,
+		.rung = (uint8_t)o->rung,
+		.rung_salient = (uint8_t)o->rung_salient,
+		.rung_redundant = (uint8_t)o->rung_redundant,
+		.policy_version = o->policy_version,
+		.raw_bytes = geometry_token_bytes(e->geometry) * chunk->n_tokens};
+
+	memcpy(info.transform, o->transform->id, 16);
+	memcpy(info.name_space, o->name_space, 16);
+	memcpy(info.key, o->key, 32);
+	memcpy(info.parent, o->parent, 32);
+	geometry_fingerprint(e->geometry, info.fingerprint);
+	for (uint32_t t = 0; t < chunk->n_tokens; t++)
+		info.n_raw += (uint32_t)token_class_is_raw(classes[t]);
+	state_error(e, number, &info);
+	return image_new(&info, e->t->n_parts, classes);
+}
+
+/* Lists of a chunk's tokens, coded ones by class, raw ones last. */
+static int list_tokens(struct device_encoder *e, uint32_t number)
+{
+	struct codec_device_chunk *chunk = &e->chunks[number];
+	const uint8_t *classes = e->classes + number * CODEC_TOKENS_MAX;
+	CUdeviceptr at;
+	uint16_t *tokens = post_take(&e->codec->post, chunk->n_tokens * sizeof *tokens, &at);
+	uint32_t used = 0;
+
+	if (!tokens)
+		return -ENOSPC;
+	for (uint32_t k = 0; k <= CODEC_CLASSES; k++) {
+		const uint32_t before = used;
+
+		for (uint32_t t = 0; t < chunk->n_tokens; t++)
+			if (image_coded_class(classes[t]) == k)
+				tokens[used++] = (uint16_t)t;
+		if (k < CODEC_CLASSES)
+			chunk->n_of[k] = used - before;
+		else
+			chunk->n_raw = used - before;
+	}
+	chunk->n_coded = chunk->n_tokens - chunk->n_raw;
+	chunk->tokens = (const uint16_t *)at;
+	return 0;
+}
+
+/* Of the chunks in work: [first, end). */
+struct range {
+	uint32_t first, end;
+	struct codec_device_stream *streams;
+	CUdeviceptr streams_at, lengths_at;
+	int32_t *lengths;
+	uint32_t n_streams, bands_max;
+};
+
+static uint32_t bands_of(const struct codec_device_part *part, uint32_t rung)
+{
+	return (part->active[rung] + BAND - 1) / BAND;
+}
+
+/* Room for a chunk's streams. False: none. */
+static bool add_streams(struct device_encoder *e, struct range *w, uint32_t number)
+{
+	const struct codec_device_chunk *chunk = &e->chunks[number];
+
+	for (uint32_t p = 0; p < e->t->n_parts; p++) {
+		const struct codec_device_part *part = &e->t->parts[p];
+
+		for (uint32_t k = 0, first = 0; k < CODEC_CLASSES; first += chunk->n_of[k++]) {
+			const uint32_t n = chunk->n_of[k], rung = chunk->rung[k];
+			const uint32_t lanes = n < LEVELS_LANES ? n : LEVELS_LANES;
+			const uint64_t room = bands_of(part, rung) + 4 * lanes + 256 +
+					      (uint64_t)part->active[rung] * n * LEVEL_BITS_MAX / 8;
+			const CUdeviceptr at = n ? arena_take(&e->codec->arena, room) : 0;
+
+			if (!n)
+				continue;
+			if (!at)
+				return false;
+			w->streams[w->n_streams++] = (struct codec_device_stream){.body = (uint8_t *)at,
+				.len = (uint32_t)room,
+				.block = number * e->t->n_parts + p,
+				.coded_class = k,
+				.first = first,
+				.n = n};
+			if (bands_of(part, rung) > w->bands_max)
+				w->bands_max = bands_of(part, rung);
+		}
+	}
+	return true;
+}
+
+/* As many chunks from first on as there is room for; at least one, or -ENOSPC. */
+static int range_new(struct device_encoder *e, uint32_t first, struct range *w)
+{
+	const size_t most = (e->n - first) * e->t->n_parts * CODEC_CLASSES;
+
+	*w = (struct range){.first = first, .end = first};
+	w->streams = post_take(&e->codec->post, most * sizeof *w->streams, &w->streams_at);
+	w->lengths = pinned_take(e->codec, (most + 1) * sizeof *w->lengths);
+	w->lengths_at = arena_take(&e->codec->arena, (most + 1) * sizeof *w->lengths);
+	if (!w->streams || !w->lengths || !w->lengths_at)
+		return -ENOSPC;
+	while (w->end < e->n) {
+		const uint64_t used = e->codec->arena.used;
+		const uint32_t n_streams = w->n_streams;
+
+		if (add_streams(e, w, w->end)) {
+			w->end++;
+			continue;
+		}
+		e->codec->arena.used = used;
+		w->n_streams = n_streams;
+		break;
+	}
+	return w->end > first ? 0 : -ENOSPC;
+}
+
+static int encode_streams(struct device_encoder *e, struct range *w)
+{
+	struct device_codec *c = e->codec;
+	const struct codec_rans_args a = {.parts = (const struct codec_device_part *)e->t->parts_at,
+		.chunks = (const struct codec_device_chunk *)e->chunks_at,
+		.blocks = (const struct codec_device_block *)e->blocks_at,
+		.streams = (struct codec_device_stream *)w->streams_at,
+		.n_streams = w->n_streams,
+		.n_bands_max = w->bands_max + 1,
+		.status = (int32_t *)w->lengths_at};
+	int r = post_send(c);
+
+	if (r || !w->n_streams)
+		return r;
+	r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_encode,
+		round_up(w->n_streams, CODEC_THREADS / 32) / (CODEC_THREADS / 32), 1, 1, CODEC_THREADS,
+		CODEC_THREADS / 32 * a.n_bands_max, &a);
+	if (!r)
+		r = device_status(c->driver->cuMemcpyDtoHAsync(
+			w->lengths, w->lengths_at, w->n_streams * sizeof *w->lengths, c->stream));
+	return r ? r : device_codec_wait(c);
+}
+
+/* Raw bytes first, then the streams, as frames have them. -ENOSPC: a stream did not fit. */
+static int place(struct device_encoder *e, const struct range *w, uint32_t number, struct image *image)
+{
+	const struct geometry *g = e->geometry;
+
+	for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++)
+		for (uint32_t b = 0; b < dtype_bytes(g->planes[plane].dtype); b++) {
+			image->raw[plane][b] = image->len_bytes;
+			image->len_bytes +=
+				(uint64_t)image->info.n_raw * plane_width(&g->planes[plane]) * g->n_layers;
+		}
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		const struct codec_device_stream *s = &w->streams[i];
+
+		if (s->block / e->t->n_parts != number)
+			continue;
+		if (w->lengths[i] < 0)
+			return -ENOSPC;
+		image->streams[s->block % e->t->n_parts][s->coded_class] =
+			(struct image_stream){image->len_bytes, (uint32_t)w->lengths[i]};
+		image->len_bytes += (uint64_t)w->lengths[i];
+	}
+	return 0;
+}
+
+/* Brings an image's bytes together at `at`. */
+static int assemble(struct device_encoder *e, const struct range *w, uint32_t number,
+	const struct image *image, CUdeviceptr at)
+{
+	struct device_codec *c = e->codec;
+	const struct geometry *g = e->geometry;
+	CUdeviceptr moves_at, jobs_at;
+	struct codec_move *moves =
+		post_take(&c->post, (e->t->n_parts * CODEC_CLASSES + 1) * sizeof *moves, &moves_at);
+	struct codec_raw_job *jobs = post_take(&c->post, CODEC_PLANES_MAX * sizeof *jobs, &jobs_at);
+	uint32_t n_moves = 0, n_jobs = 0;
+	int r;
+
+	if (!moves || !jobs)
+		return -ENOSPC;
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		const struct codec_device_stream *s = &w->streams[i];
+		const struct image_stream *to = &image->streams[s->block % e->t->n_parts][s->coded_class];
+
+		if (s->block / e->t->n_parts == number)
+			moves[n_moves++] = (struct codec_move){
+				s->body + s->len - to->len, (uint8_t *)(at + to->offset), to->len};
+	}
+	for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++) {
+		struct codec_raw_job *job = &jobs[n_jobs++];
+
+		*job = (struct codec_raw_job){.chunk = number,
+			.plane = plane,
+			.dtype_bytes = (uint32_t)dtype_bytes(g->planes[plane].dtype),
+			.n_heads = g->planes[plane].n_heads,
+			.dim = g->planes[plane].dim};
+		for (uint32_t b = 0; b < job->dtype_bytes; b++)
+			job->bodies[b] = (uint8_t *)(at + image->raw[plane][b]);
+	}
+	const struct codec_move_args move = {(const struct codec_move *)moves_at};
+	const struct codec_raw_args raw = {
+		(const struct codec_device_chunk *)e->chunks_at, (const struct codec_raw_job *)jobs_at};
+
+	r = post_send(c);
+	if (!r && n_moves)
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_move, n_moves, 1, 1, CODEC_THREADS, 0, &move);
+	if (!r && n_jobs)
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_raw_split, image->info.n_raw, g->n_layers,
+			n_jobs, CODEC_THREADS, 0, &raw);
+	return r;
+}
+
+/* An image where it may stay, or in scratch memory, and in pinned memory. bytes: its copy there, NULL: there
+ * is no room for it. */
+static int finish_chunk(struct device_encoder *e, const struct range *w, uint32_t number,
+	const struct device_room *room, uint8_t **bytes)
+{
+	struct device_encode *out = &e->batch[number];
+	struct device_codec *c = e->codec;
+	CUdeviceptr at;
+	int r = 0;
+
+	out->image = make_image(e, number);
+	if (!out->image)
+		return -ENOMEM;
+	r = place(e, w, number, out->image);
+	if (r)
+		return r;
+	*bytes = pinned_take(c, out->image->len_bytes + 1);
+	if (!*bytes)
+		return -ENOSPC;
+	if (!room || room->alloc(room->arg, out->image->len_bytes + 1, &out->image_at))
+		out->image_at = 0;
+	at = out->image_at ? out->image_at : arena_take(&c->arena, out->image->len_bytes + 1);
+	if (!at)
+		return -ENOSPC;
+	r = assemble(e, w, number, out->image, at);
+	if (!r)
+		r = device_status(c->driver->cuMemcpyDtoHAsync(*bytes, at, out->image->len_bytes, c->stream));
+	return r;
+}
+
+/* Ends the range before a chunk whose image does not fit beside the others'. */
+static int finish_range(struct device_encoder *e, struct range *w, const struct device_room *room)
+{
+	uint8_t *bytes[DEVICE_BATCH_MAX] = {NULL};
+	const size_t pinned_before = e->codec->pinned_used;
+	int r = 0;
+
+	for (uint32_t i = w->first; !r && i < w->end; i++) {
+		e->batch[i].status = finish_chunk(e, w, i, room, &bytes[i]);
+		if (!bytes[i] && e->batch[i].status == -ENOSPC && i > w->first) {
+			free(e->batch[i].image);
+			e->batch[i].image = NULL;
+			w->end = i;
+			break;
+		}
+		/* A chunk that does not fit is the host's; a device that fails ends everything. */
+		r = e->batch[i].status == -ENOSPC || e->batch[i].status == -ENOMEM ? 0 : e->batch[i].status;
+	}
+	const int waited = device_codec_wait(e->codec);
+
+	for (uint32_t i = w->first; !r && !waited && i < w->end; i++) {
+		struct device_encode *out = &e->batch[i];
+
+		if (!out->status)
+			out->status = image_frame(out->image, bytes[i], e->geometry, e->transform, &out->info,
+				&out->frame, &out->len);
+	}
+	e->codec->pinned_used = pinned_before;
+	return r ? r : waited;
+}
+
+int device_encoder_write(struct device_encoder *e, const struct device_room *room)
+{
+	int r = 0;
+
+	/* The lists change the chunks' descriptions: sent again. */
+	for (uint32_t i = 0; !r && i < e->n; i++)
+		r = list_tokens(e, i);
+	if (!r)
+		r = device_status(e->codec->driver->cuMemcpyHtoDAsync(
+			e->chunks_at, e->chunks, e->n * sizeof *e->chunks, e->codec->stream));
+	for (uint32_t first = 0; !r && first < e->n;) {
+		struct range w;
+
+		e->codec->arena.used = e->kept;
+		r = range_new(e, first, &w);
+		if (!r)
+			r = encode_streams(e, &w);
+		if (!r)
+			r = finish_range(e, &w, room);
+		first = w.end;
+	}
+	return r;
+}

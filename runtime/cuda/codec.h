@@ -1,0 +1,95 @@
+/*
+ * The codec on the device: chunks in an engine's device memory to frames and back, batches at a time, with
+ * the kernels of kernels/cuda/codec.h. What it gives is what runtime/codec.h gives: frames of the same
+ * format, raw tokens bit for bit, the same promises about errors. Its sums are in another order and its
+ * products in f16, so a level may be another one by a step; codes made from the same coefficients are the
+ * same.
+ *
+ * It serves chunks of a model with a transform whose heads are whole octets at 16-byte addresses
+ * (device_codec_serves); all else goes by way of the host's codec.
+ *
+ * Owned by one thread, in whose context calls run; a call returns when the work is done, and that thread is
+ * the only one that waits: engines wait on events. Device memory: scratch_max_bytes and the transforms in
+ * use.
+ */
+#ifndef RUNTIME_CUDA_CODEC_H
+#define RUNTIME_CUDA_CODEC_H
+
+#include <stdbool.h>
+
+#include "kernels/cuda/api.h"
+#include "runtime/codec.h"
+#include "runtime/cuda/device.h"
+#include "runtime/cuda/image.h"
+
+struct device_codec;
+
+enum { DEVICE_BATCH_MAX = 64 };
+
+/* The stream's work is of that priority (cuCtxGetStreamPriorityRange). -ENOMEM, or what the driver said. */
+int device_codec_new(
+	const struct device *d, uint64_t scratch_max_bytes, int priority, struct device_codec **out);
+struct device_codec *device_codec_free(struct device_codec *c);
+/* Device memory held now; and giving it back. */
+uint64_t device_codec_bytes(const struct device_codec *c);
+void device_codec_trim(struct device_codec *c);
+/* In the order of which the calls below work: for waiting on an engine's event before, or recording one. */
+CUstream device_codec_stream(const struct device_codec *c);
+
+/* pages: of device addresses, [n_layers][n_planes]. */
+bool device_codec_serves(
+	const struct geometry *g, const struct transform *t, const struct kv_pages *pages, uint32_t n_tokens);
+
+/* One chunk to be encoded. The chunk's pages are device addresses; the array of them, the blocks' numbers and
+ * classes are in host memory. Out: status, and with 0 a malloc'd frame and its image, both the caller's, the
+ * image's bytes being at image_at in device memory that came from room; 0: there was none. What came from
+ * room is told also when the chunk failed, or the whole call, and is the caller's to give back. */
+struct device_encode {
+	const struct codec_chunk *chunk;
+	const struct codec_options *options;
+	int status;
+	uint8_t *frame;
+	size_t len;
+	struct frame_info info;
+	struct image *image;
+	CUdeviceptr image_at;
+};
+
+/* Where images go that are to stay: called on the codec's thread. */
+struct device_room {
+	int (*alloc)(void *arg, size_t len, CUdeviceptr *out);
+	void *arg;
+};
+
+/* Encodes n <= DEVICE_BATCH_MAX chunks of one geometry and transform. room may be NULL. Errors of a chunk are
+ * its status: as codec_encode, and -ENOSPC when it does not fit the scratch memory or its levels do not fit
+ * what they usually do: the host's codec takes such ones. -EIO: the device failed. */
+int device_codec_encode(
+	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room);
+
+/* One to be decoded into the chunk's pages. image's bytes are at image_at, or, when that is 0, in host memory
+ * at bytes. */
+struct device_decode {
+	const struct codec_chunk *chunk;
+	const struct image *image;
+	CUdeviceptr image_at;
+	const uint8_t *bytes;
+	int status;
+};
+
+/* Layers from the end of the phase before up to end_layer are done when event (0: none) is recorded; recorded
+ * is called at once then, while the device is still at work: an engine may wait for the event from there on.
+ */
+struct device_phase {
+	uint32_t end_layer;
+	CUevent event;
+};
+
+/* Decodes n <= DEVICE_BATCH_MAX images of one geometry and transform. phases: rising, the last ends with the
+ * model's last layer, none cuts a part in two. -ENOSPC: more than the scratch memory holds, nothing was
+ * written; -EBADMSG in a status: a stream is not sound; -EINVAL; -EIO. */
+int device_codec_decode(struct device_codec *c, const struct geometry *g, const struct transform *t,
+	struct device_decode *batch, size_t n, const struct device_phase *phases, size_t n_phases,
+	void (*recorded)(void *arg, size_t phase), void *arg);
+
+#endif

@@ -1,0 +1,341 @@
+/*
+ * Chunks in an engine's pages to frames. Features, coefficients and the trellis' decisions take several times
+ * the room of the chunks themselves, so blocks go through these in slices; what stays are codes and sums.
+ * Three times the host looks at what there is before it goes on: at errors (which tokens need a finer class),
+ * at the streams' lengths (where they go in the image), at the images.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policy/policy.h"
+#include "runtime/codec/internal.h"
+#include "runtime/cuda/encoder.h"
+
+enum {
+	PROJECT_SHARED = 3 * 2 * CODEC_TILE * CODEC_DEPTH * 2,
+};
+
+static uint32_t rung_of(const struct device_encoder *e, uint32_t coded)
+{
+	const struct codec_options *o = e->batch[0].options;
+
+	return coded == 0 ? o->rung : coded == 1 ? o->rung_salient : o->rung_redundant;
+}
+
+/* Components of the finest rung that a token may come to. */
+static uint32_t most_components(const struct device_encoder *e, const struct codec_device_part *part)
+{
+	uint32_t most = 0;
+
+	for (uint32_t k = 0; k < CODEC_CLASSES; k++)
+		if (part->active[rung_of(e, k)] > most)
+			most = part->active[rung_of(e, k)];
+	return most;
+}
+
+/* ---- what stays */
+
+static int add_chunk(struct device_encoder *e, uint32_t number)
+{
+	const struct codec_chunk *from = e->batch[number].chunk;
+	const struct codec_options *o = e->batch[number].options;
+	struct codec_device_chunk *chunk = &e->chunks[number];
+	const uint32_t stride = round_up(from->n_tokens, CODEC_TILE);
+	int r = device_codec_chunk(e->codec, e->t, from, chunk);
+
+	if (r)
+		return r;
+	for (uint32_t k = 0; k < CODEC_CLASSES; k++)
+		chunk->rung[k] = rung_of(e, k);
+	for (uint32_t p = 0; p < e->t->n_parts; p++) {
+		struct codec_device_block *block = &e->blocks[number * e->t->n_parts + p];
+		const uint32_t r_max = most_components(e, &e->t->parts[p]);
+		const CUdeviceptr sums = arena_take(&e->codec->arena, 4 * stride * sizeof(float));
+		const CUdeviceptr codes =
+			arena_take(&e->codec->arena, ((uint64_t)r_max * stride + 1) * sizeof(int16_t));
+
+		if (!sums || !codes)
+			return -ENOSPC;
+		*block = (struct codec_device_block){.part = p,
+			.chunk = number,
+			.stride = stride,
+			.energy = (float *)sums,
+			.norm = (float *)sums + stride,
+			.lost = (float *)sums + 2 * (size_t)stride,
+			.kept = (float *)sums + 3 * (size_t)stride,
+			.codes = (int16_t *)codes};
+	}
+	memcpy(e->classes + number * CODEC_TOKENS_MAX, o->classes, from->n_tokens);
+	for (uint32_t i = 0; i < from->n_tokens; i++)
+		e->todo[number * CODEC_TOKENS_MAX + i] = !token_class_is_raw(o->classes[i]);
+	e->tokens_max = from->n_tokens > e->tokens_max ? from->n_tokens : e->tokens_max;
+	return 0;
+}
+
+static int prepare(struct device_encoder *e)
+{
+	struct post *p = &e->codec->post;
+	const size_t n_errors = e->n * CODEC_PLANES_MAX * CODEC_TOKENS_MAX;
+	int r = 0;
+
+	e->chunks = post_take(p, e->n * sizeof *e->chunks, &e->chunks_at);
+	e->blocks = post_take(p, e->n * e->t->n_parts * sizeof *e->blocks, &e->blocks_at);
+	e->first_block = post_take(p, (e->n + 1) * sizeof *e->first_block, &e->first_block_at);
+	e->errors = pinned_take(e->codec, n_errors * sizeof *e->errors);
+	e->errors_at = arena_take(&e->codec->arena, n_errors * sizeof *e->errors);
+	if (!e->chunks || !e->blocks || !e->first_block || !e->errors || !e->errors_at)
+		return -ENOSPC;
+	for (uint32_t i = 0; !r && i < e->n; i++)
+		r = add_chunk(e, i);
+	for (uint32_t i = 0; i <= e->n; i++)
+		e->first_block[i] = i * e->t->n_parts;
+	e->kept = e->codec->arena.used;
+	return r;
+}
+
+/* ---- quantising */
+
+/* Of a chunk's tokens to do: components of the finest of their rungs; 0: there are none, or none is coded. */
+static uint32_t components_to_do(
+	const struct device_encoder *e, uint32_t number, const struct codec_device_part *part, bool *any)
+{
+	uint32_t k = 0;
+
+	*any = false;
+	for (uint32_t i = 0; i < e->batch[number].chunk->n_tokens; i++) {
+		const size_t at = number * CODEC_TOKENS_MAX + i;
+		uint32_t r;
+
+		if (!e->todo[at])
+			continue;
+		*any = true;
+		r = part->active[rung_of(e, image_coded_class(e->classes[at]))];
+		k = r > k ? r : k;
+	}
+	return k;
+}
+
+struct slice {
+	struct codec_device_block *blocks; /* in the post, [n] */
+	CUdeviceptr blocks_at;
+	uint32_t n, k_max, stride_max;
+};
+
+static bool slice_add(
+	struct device_encoder *e, struct slice *s, const struct codec_device_block *block, uint32_t k)
+{
+	const struct codec_device_part *part = &e->t->parts[block->part];
+	struct arena *a = &e->codec->arena;
+	struct codec_device_block *to = &s->blocks[s->n];
+	const uint64_t rows = (uint64_t)(k ? k : 1) * block->stride;
+
+	*to = *block;
+	to->k = k;
+	to->x = (uint16_t *)arena_take(a, (uint64_t)block->stride * part->n_columns * sizeof *to->x);
+	to->c = (float *)arena_take(a, rows * sizeof *to->c);
+	to->decisions = (uint16_t *)arena_take(a, rows * 4 * sizeof *to->decisions);
+	if (!to->x || !to->c || !to->decisions)
+		return false;
+	s->k_max = k > s->k_max ? k : s->k_max;
+	s->stride_max = block->stride > s->stride_max ? block->stride : s->stride_max;
+	s->n++;
+	return true;
+}
+
+static int slice_run(struct device_encoder *e, struct slice *s, CUdeviceptr classes_at)
+{
+	const struct codec_device_part *parts = (const struct codec_device_part *)e->t->parts_at;
+	const struct codec_device_chunk *chunks = (const struct codec_device_chunk *)e->chunks_at;
+	const struct codec_device_block *blocks = (const struct codec_device_block *)s->blocks_at;
+	const struct codec_convert_args convert = {parts, chunks, blocks};
+	const struct codec_project_args project = {parts, blocks};
+	const struct codec_quantise_args quantise = {parts, chunks, blocks, (const uint8_t *)classes_at};
+	const uint32_t tiles = s->stride_max / CODEC_TILE;
+	struct device_codec *c = e->codec;
+	int r;
+
+	/* Room for all blocks was taken; what this slice did not use is the next one's. */
+	c->post.used = round_up((uint32_t)((uint8_t *)(s->blocks + s->n) - c->post.host), DEVICE_ALIGN);
+	r = post_send(c);
+	if (!r && s->n)
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_convert, s->stride_max / (CODEC_THREADS / 32),
+			1, s->n, CODEC_THREADS, 0, &convert);
+	if (!r && s->n && s->k_max)
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_project, tiles,
+			round_up(s->k_max, CODEC_TILE) / CODEC_TILE, s->n, CODEC_THREADS, PROJECT_SHARED,
+			&project);
+	if (!r && s->n)
+		r = device_codec_launch(
+			c, DEVICE_KERNEL_codec_quantise, tiles, 1, s->n, CODEC_TILE, 0, &quantise);
+	c->arena.used = e->kept;
+	return r;
+}
+
+static int slice_new(struct device_encoder *e, struct slice *s)
+{
+	*s = (struct slice){0};
+	s->blocks = post_take(&e->codec->post, e->n * e->t->n_parts * sizeof *s->blocks, &s->blocks_at);
+	return s->blocks ? 0 : -ENOSPC;
+}
+
+/* Everything that is to do, quantised as its class wants it. */
+static int quantise(struct device_encoder *e)
+{
+	const size_t classes_len = e->n * CODEC_TOKENS_MAX;
+	CUdeviceptr classes_at;
+	uint8_t *coded = post_take(&e->codec->post, classes_len, &classes_at);
+	struct slice s;
+	int r = coded ? slice_new(e, &s) : -ENOSPC;
+
+	if (r)
+		return r;
+	for (size_t i = 0; i < classes_len; i++)
+		coded[i] = e->todo[i] ? (uint8_t)image_coded_class(e->classes[i]) : CODEC_CLASSES;
+	for (uint32_t i = 0; i < e->n; i++)
+		for (uint32_t p = 0; p < e->t->n_parts; p++) {
+			const struct codec_device_block *block = &e->blocks[i * e->t->n_parts + p];
+			bool any;
+			const uint32_t k = components_to_do(e, i, &e->t->parts[p], &any);
+
+			if (!any)
+				break;
+			if (slice_add(e, &s, block, k))
+				continue;
+			if (!s.n)
+				return -ENOSPC;
+			r = slice_run(e, &s, classes_at);
+			if (!r)
+				r = slice_new(e, &s);
+			if (r)
+				return r;
+			if (!slice_add(e, &s, block, k))
+				return -ENOSPC;
+		}
+	return slice_run(e, &s, classes_at);
+}
+
+static int read_errors(struct device_encoder *e)
+{
+	const struct codec_errors_args a = {(const struct codec_device_part *)e->t->parts_at,
+		(const struct codec_device_chunk *)e->chunks_at,
+		(const struct codec_device_block *)e->blocks_at, (const uint32_t *)e->first_block_at,
+		(float *)e->errors_at};
+	struct device_codec *c = e->codec;
+	int r = device_codec_launch(
+		c, DEVICE_KERNEL_codec_errors, (uint32_t)e->n, 1, 1, CODEC_THREADS, 0, &a);
+
+	if (!r)
+		r = device_status(c->driver->cuMemcpyDtoHAsync(e->errors, e->errors_at,
+			e->n * CODEC_PLANES_MAX * CODEC_TOKENS_MAX * sizeof *e->errors, c->stream));
+	return r ? r : device_codec_wait(c);
+}
+
+/* As encoder_promote of the host's codec. True: some are to be quantised again. */
+static bool promote(struct device_encoder *e)
+{
+	bool again = false;
+
+	for (uint32_t i = 0; i < e->n; i++) {
+		const struct codec_options *o = e->batch[i].options;
+		const double bound = o->max_error > 0 ? o->max_error : INFINITY;
+
+		for (uint32_t t = 0; t < e->batch[i].chunk->n_tokens; t++) {
+			const size_t at = i * CODEC_TOKENS_MAX + t;
+			double worst = 0;
+			bool finite = true;
+
+			if (!e->todo[at])
+				continue;
+			for (uint32_t plane = 0; plane < e->geometry->n_planes; plane++) {
+				const double error = (double)device_encoder_errors(e, i, plane)[t];
+
+				finite &= isfinite(error) != 0;
+				worst = error > worst ? error : worst;
+			}
+			e->todo[at] = !finite || worst > bound;
+			if (!e->todo[at])
+				continue;
+			e->classes[at] = finite ? codec_finer(o, e->classes[at]) : TOKEN_EXACT;
+			e->todo[at] = e->classes[at] != TOKEN_EXACT;
+			again |= e->todo[at] != 0;
+		}
+	}
+	return again;
+}
+
+static int run(struct device_encoder *e, const struct device_room *room)
+{
+	int r = prepare(e);
+
+	if (!r)
+		r = post_send(e->codec);
+	if (!r)
+		r = device_codec_rope(e->codec, e->t, e->geometry, e->chunks_at, e->n, e->tokens_max);
+	do {
+		if (!r)
+			r = quantise(e);
+		if (!r)
+			r = read_errors(e);
+	} while (!r && promote(e));
+	if (!r)
+		r = device_encoder_write(e, room);
+	if (r)
+		device_codec_wait(e->codec);
+	return r;
+}
+
+static bool fits(const struct device_encode *batch, size_t n)
+{
+	const struct codec_options *first = batch[0].options;
+
+	for (size_t i = 0; i < n; i++) {
+		const struct codec_options *o = batch[i].options;
+
+		if (!o->transform || o->transform != first->transform || o->rung != first->rung ||
+			o->rung_salient != first->rung_salient ||
+			o->rung_redundant != first->rung_redundant || o->entropy != CODEC_RANS ||
+			codec_check_options(batch[i].chunk->geometry, o) ||
+			!device_codec_serves(batch[i].chunk->geometry, o->transform, batch[i].chunk->pages,
+				batch[i].chunk->n_tokens))
+			return false;
+	}
+	return true;
+}
+
+int device_codec_encode(
+	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room)
+{
+	struct device_encoder e = {.codec = c, .batch = batch, .n = n};
+	int r;
+
+	if (!n || n > DEVICE_BATCH_MAX || !fits(batch, n))
+		return -EINVAL;
+	e.geometry = batch[0].chunk->geometry;
+	e.transform = batch[0].options->transform;
+	for (size_t i = 0; i < n; i++) {
+		batch[i].status = -ECANCELED;
+		batch[i].frame = NULL;
+		batch[i].image = NULL;
+		batch[i].image_at = 0;
+	}
+	e.classes = calloc(2 * n, CODEC_TOKENS_MAX);
+	if (!e.classes)
+		return -ENOMEM;
+	e.todo = e.classes + n * CODEC_TOKENS_MAX;
+	r = device_codec_begin(c);
+	if (!r)
+		r = device_codec_transform(c, e.geometry, e.transform, &e.t);
+	if (!r)
+		r = run(&e, room);
+	for (size_t i = 0; i < n; i++)
+		if (r || batch[i].status) {
+			free(batch[i].frame);
+			free(batch[i].image);
+			batch[i].frame = NULL;
+			batch[i].image = NULL;
+		}
+	free(e.classes);
+	return r;
+}
