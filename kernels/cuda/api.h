@@ -10,7 +10,8 @@
 
 #include <stddef.h>
 
-#ifdef __cplusplus
+/* The test that compares this with cuda.h reads it in a namespace, where linkage would make the two one. */
+#if defined __cplusplus && !defined KERNELS_CUDA_API_COMPARED
 extern "C" {
 #endif
 
@@ -261,8 +262,75 @@ CUresult cuIpcCloseMemHandle(CUdeviceptr addr);
 CUresult cuIpcGetEventHandle(CUipcEventHandle *out, CUevent event);
 CUresult cuIpcOpenEventHandle(CUevent *out, CUipcEventHandle handle);
 
-#ifdef __cplusplus
+#if defined __cplusplus && !defined KERNELS_CUDA_API_COMPARED
 }
 #endif
+
+/* All of them: the name we call it by, the symbol's name. */
+#define CUDA_ENTRIES(ENTRY)                                                                                  \
+	ENTRY(cuInit, cuInit)                                                                                \
+	ENTRY(cuDriverGetVersion, cuDriverGetVersion)                                                        \
+	ENTRY(cuGetErrorName, cuGetErrorName)                                                                \
+	ENTRY(cuGetErrorString, cuGetErrorString)                                                            \
+	ENTRY(cuDeviceGetCount, cuDeviceGetCount)                                                            \
+	ENTRY(cuDeviceGet, cuDeviceGet)                                                                      \
+	ENTRY(cuDeviceGetName, cuDeviceGetName)                                                              \
+	ENTRY(cuDeviceGetAttribute, cuDeviceGetAttribute)                                                    \
+	ENTRY(cuDeviceTotalMem, cuDeviceTotalMem_v2)                                                         \
+	ENTRY(cuDeviceGetUuid, cuDeviceGetUuid_v2)                                                           \
+	ENTRY(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain)                                            \
+	ENTRY(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2)                                       \
+	ENTRY(cuCtxSetCurrent, cuCtxSetCurrent)                                                              \
+	ENTRY(cuCtxGetCurrent, cuCtxGetCurrent)                                                              \
+	ENTRY(cuCtxSynchronize, cuCtxSynchronize)                                                            \
+	ENTRY(cuCtxGetStreamPriorityRange, cuCtxGetStreamPriorityRange)                                      \
+	ENTRY(cuModuleLoadData, cuModuleLoadData)                                                            \
+	ENTRY(cuModuleUnload, cuModuleUnload)                                                                \
+	ENTRY(cuModuleGetFunction, cuModuleGetFunction)                                                      \
+	ENTRY(cuFuncGetAttribute, cuFuncGetAttribute)                                                        \
+	ENTRY(cuFuncSetAttribute, cuFuncSetAttribute)                                                        \
+	ENTRY(cuLaunchKernel, cuLaunchKernel)                                                                \
+	ENTRY(cuLaunchHostFunc, cuLaunchHostFunc)                                                            \
+	ENTRY(cuMemGetInfo, cuMemGetInfo_v2)                                                                 \
+	ENTRY(cuMemAlloc, cuMemAlloc_v2)                                                                     \
+	ENTRY(cuMemFree, cuMemFree_v2)                                                                       \
+	ENTRY(cuMemGetAddressRange, cuMemGetAddressRange_v2)                                                 \
+	ENTRY(cuMemHostAlloc, cuMemHostAlloc)                                                                \
+	ENTRY(cuMemFreeHost, cuMemFreeHost)                                                                  \
+	ENTRY(cuMemHostRegister, cuMemHostRegister_v2)                                                       \
+	ENTRY(cuMemHostUnregister, cuMemHostUnregister)                                                      \
+	ENTRY(cuMemHostGetDevicePointer, cuMemHostGetDevicePointer_v2)                                       \
+	ENTRY(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2)                                                       \
+	ENTRY(cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2)                                                       \
+	ENTRY(cuMemcpyDtoDAsync, cuMemcpyDtoDAsync_v2)                                                       \
+	ENTRY(cuMemcpy2DAsync, cuMemcpy2DAsync_v2)                                                           \
+	ENTRY(cuMemsetD8Async, cuMemsetD8Async)                                                              \
+	ENTRY(cuMemsetD32Async, cuMemsetD32Async)                                                            \
+	ENTRY(cuMemAddressReserve, cuMemAddressReserve)                                                      \
+	ENTRY(cuMemAddressFree, cuMemAddressFree)                                                            \
+	ENTRY(cuMemCreate, cuMemCreate)                                                                      \
+	ENTRY(cuMemRelease, cuMemRelease)                                                                    \
+	ENTRY(cuMemMap, cuMemMap)                                                                            \
+	ENTRY(cuMemUnmap, cuMemUnmap)                                                                        \
+	ENTRY(cuMemSetAccess, cuMemSetAccess)                                                                \
+	ENTRY(cuMemGetAllocationGranularity, cuMemGetAllocationGranularity)                                  \
+	ENTRY(cuMemExportToShareableHandle, cuMemExportToShareableHandle)                                    \
+	ENTRY(cuMemImportFromShareableHandle, cuMemImportFromShareableHandle)                                \
+	ENTRY(cuStreamCreateWithPriority, cuStreamCreateWithPriority)                                        \
+	ENTRY(cuStreamDestroy, cuStreamDestroy_v2)                                                           \
+	ENTRY(cuStreamSynchronize, cuStreamSynchronize)                                                      \
+	ENTRY(cuStreamQuery, cuStreamQuery)                                                                  \
+	ENTRY(cuStreamWaitEvent, cuStreamWaitEvent)                                                          \
+	ENTRY(cuEventCreate, cuEventCreate)                                                                  \
+	ENTRY(cuEventDestroy, cuEventDestroy_v2)                                                             \
+	ENTRY(cuEventRecord, cuEventRecord)                                                                  \
+	ENTRY(cuEventQuery, cuEventQuery)                                                                    \
+	ENTRY(cuEventSynchronize, cuEventSynchronize)                                                        \
+	ENTRY(cuEventElapsedTime, cuEventElapsedTime)                                                        \
+	ENTRY(cuIpcGetMemHandle, cuIpcGetMemHandle)                                                          \
+	ENTRY(cuIpcOpenMemHandle, cuIpcOpenMemHandle_v2)                                                     \
+	ENTRY(cuIpcCloseMemHandle, cuIpcCloseMemHandle)                                                      \
+	ENTRY(cuIpcGetEventHandle, cuIpcGetEventHandle)                                                      \
+	ENTRY(cuIpcOpenEventHandle, cuIpcOpenEventHandle)
 
 #endif

@@ -14,7 +14,7 @@ static const struct {
 	size_t offset;
 } entries[] = {
 #define DRIVER_ROW(name, symbol) {#symbol, offsetof(struct cuda_driver, name)},
-	DRIVER_TABLE(DRIVER_ROW)
+	CUDA_ENTRIES(DRIVER_ROW)
 #undef DRIVER_ROW
 };
 

@@ -34,7 +34,7 @@ struct cuda_double {
 	void (*counts)(struct double_counts *out);
 	/* The n-th call (1: the next) of an entry point, named without its version suffix, fails with this
 	 * CUresult. pid 0: of any process. Once. */
-	void (*fail)(int pid, const char *name, unsigned n, int code);
+	void (*refuse)(int pid, const char *name, unsigned n, int code);
 	void (*set_delay_us)(unsigned delay_us);
 	void (*set_total_bytes)(uint64_t bytes);
 	/* What an event becomes whose recorder died before it fired: 0, the default: it never fires, 1: it

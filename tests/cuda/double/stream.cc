@@ -20,7 +20,8 @@ struct CUstream_st {
 	std::condition_variable changed;
 	std::deque<std::function<void()>> queue;
 	uint64_t n_added = 0, n_done = 0;
-	bool leaving = false; /* destroyed: ends when the queue is empty */
+	unsigned n_waiters = 0; /* it stays while there are any */
+	bool leaving = false;   /* destroyed: ends when the queue is empty */
 	int priority = 0;
 };
 
@@ -66,6 +67,7 @@ void run(CUstream s)
 		s->n_done++;
 		s->changed.notify_all();
 	}
+	s->changed.wait(guard, [s] { return s->n_waiters == 0; });
 	guard.unlock();
 	delete s;
 }
@@ -108,24 +110,20 @@ CUresult stream_add(CUstream stream, std::function<void()> work)
 	return CUDA_SUCCESS;
 }
 
-/* By an operation of its own, so that the stream need not live on while somebody waits. */
 CUresult stream_wait(CUstream stream)
 {
-	struct signal {
-		std::mutex lock;
-		std::condition_variable changed;
-		bool done = false;
-	} signal;
-	const CUresult result = stream_add(stream, [&signal] {
-		std::lock_guard<std::mutex> guard(signal.lock);
-		signal.done = true;
-		signal.changed.notify_all();
-	});
+	std::unique_lock<std::mutex> registry_guard(streams()->lock);
+	CUstream s = find(stream);
 
-	if (result != CUDA_SUCCESS)
-		return result;
-	std::unique_lock<std::mutex> guard(signal.lock);
-	signal.changed.wait(guard, [&signal] { return signal.done; });
+	if (!s)
+		return CUDA_ERROR_INVALID_HANDLE;
+	std::unique_lock<std::mutex> guard(s->lock);
+	const uint64_t until = s->n_added;
+	s->n_waiters++;
+	registry_guard.unlock();
+	s->changed.wait(guard, [s, until] { return s->n_done >= until; });
+	s->n_waiters--;
+	s->changed.notify_all();
 	return CUDA_SUCCESS;
 }
 
