@@ -166,8 +166,11 @@ void state_open()
 	shared = static_cast<struct shared *>(at);
 	if (!shared->made)
 		make();
-	if (fd >= 0)
+	/* The mapping keeps the file open, and would keep it locked. */
+	if (fd >= 0) {
+		flock(fd, LOCK_UN);
 		close(fd);
+	}
 	read_failures_of_environment();
 }
 
