@@ -33,6 +33,9 @@ void config_init(struct config *c)
 		.max_requests = 1024,
 		.max_memory_bytes = 1ull << 40,
 		.backend = "auto",
+		.device = CONFIG_DEVICE_AUTO,
+		.device_staging = 512ull << 20,
+		.device_max_mapped = 1ull << 40,
 		.log_level = LOG_LEVEL_INFO,
 		.shadow_bytes = 256ull << 20,
 		.pool_bytes = 1ull << 30,
@@ -67,6 +70,7 @@ enum kind {
 	KIND_SIZE,
 	KIND_LEVEL,
 	KIND_BACKEND,
+	KIND_DEVICE,
 	KIND_TRANSFORM,
 	KIND_ADDRESS,
 	KIND_FLAG,
@@ -111,6 +115,10 @@ static const struct key keys[] = {
 	NUMBER("daemon", "max_requests", KIND_COUNT, max_requests, 1, 8192),
 	NUMBER("daemon", "max_memory", KIND_SIZE, max_memory_bytes, 1 << 20, 1ull << 47),
 	SPECIAL("daemon", "backend", KIND_BACKEND),
+	SPECIAL("daemon", "device", KIND_DEVICE),
+	NUMBER("daemon", "device_pool", KIND_SIZE, device_pool, 0, 1ull << 43),
+	NUMBER("daemon", "device_staging", KIND_SIZE, device_staging, 1 << 20, 1ull << 40),
+	NUMBER("daemon", "device_map", KIND_SIZE, device_max_mapped, 1 << 20, 1ull << 47),
 	SPECIAL("daemon", "log_level", KIND_LEVEL),
 	SPECIAL("daemon", "admins", KIND_ADMINS),
 	TEXT("daemon", "policy_file", policy_file, 0),
@@ -285,6 +293,21 @@ static bool set_backend(struct loader *l, const char *text)
 	return true;
 }
 
+static bool set_device(struct loader *l, const char *text)
+{
+	uint64_t ordinal;
+
+	if (strcmp(text, "none") == 0)
+		l->config.device = CONFIG_DEVICE_NONE;
+	else if (strcmp(text, "auto") == 0)
+		l->config.device = CONFIG_DEVICE_AUTO;
+	else if (parse_number(text, false, &ordinal) && ordinal < 1024)
+		l->config.device = (int)ordinal;
+	else
+		return fail(l, l->line, "device", "\"%s\" is neither none nor auto nor a GPU's number", text);
+	return true;
+}
+
 static bool set_level(struct loader *l, const char *text)
 {
 	for (uint32_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
@@ -367,6 +390,7 @@ static bool set_value(struct loader *l, const struct key *key, const char *value
 	case KIND_SIZE: return set_number(l, key, value);
 	case KIND_LEVEL: return set_level(l, value);
 	case KIND_BACKEND: return set_backend(l, value);
+	case KIND_DEVICE: return set_device(l, value);
 	case KIND_TRANSFORM: return add_transform(l, value);
 	case KIND_ADDRESS: return set_address(l, value);
 	case KIND_FLAG: return set_flag(l, key, value);

@@ -12,6 +12,9 @@
 
 #include "policy/fields.h"
 
+/* device=, beside an ordinal. */
+enum { CONFIG_DEVICE_NONE = -2, CONFIG_DEVICE_AUTO = -1 };
+
 enum { CONFIG_NAMESPACES_MAX = 64, CONFIG_UIDS_MAX = 16, CONFIG_PATH_MAX = 256, CONFIG_TRANSFORMS_MAX = 64 };
 
 struct config_namespace {
@@ -46,6 +49,10 @@ struct config {
 	uint32_t max_requests;     /* in flight of one connection; default 1024 */
 	uint64_t max_memory_bytes; /* max_memory=; registered by one connection; default 1 TiB */
 	char backend[8];           /* auto, host */
+	int device;              /* CONFIG_DEVICE_AUTO (default), _NONE, or the driver's ordinal of the GPU */
+	uint64_t device_pool;    /* bytes of its memory for encoded chunks; 0 (default): none */
+	uint64_t device_staging; /* bytes, at most; default 512 MiB */
+	uint64_t device_max_mapped; /* device_map=; engines' memory that is mapped at a time; default 1 TiB */
 	uint32_t log_level;
 	uid_t admins[CONFIG_UIDS_MAX]; /* who may give commands, beside root and the daemon's own user */
 	uint32_t n_admins;

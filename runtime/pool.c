@@ -29,10 +29,12 @@ static const uint32_t NONE = UINT32_MAX;
 
 struct pool {
 	char *range;
-	uint32_t n_pages;
-	struct extent *extents; /* [n_pages] */
+	bool borrowed;          /* the range */
+	uint32_t room_pages;    /* of the range */
+	struct extent *extents; /* [room_pages] */
 
 	pthread_mutex_t lock; /* guards all below, and extents */
+	uint32_t n_pages;     /* the limit */
 	uint32_t root;
 	uint64_t n_used_pages;
 	uint64_t n_used_extents;
@@ -149,9 +151,10 @@ static char *map_range(size_t len)
 	return start;
 }
 
-int pool_new(uint64_t limit_bytes, struct pool **out)
+/* No pages are handed out yet. */
+static int make(uint64_t room_bytes, struct pool **out)
 {
-	uint64_t n_pages = limit_bytes / POOL_PAGE_BYTES;
+	const uint64_t n_pages = room_bytes / POOL_PAGE_BYTES;
 	struct pool *p;
 	void *extents;
 
@@ -160,31 +163,104 @@ int pool_new(uint64_t limit_bytes, struct pool **out)
 	p = calloc(1, sizeof *p);
 	if (!p)
 		return -ENOMEM;
-	p->n_pages = (uint32_t)n_pages;
-	p->range = map_range((size_t)n_pages * POOL_PAGE_BYTES);
+	p->room_pages = (uint32_t)n_pages;
+	p->root = NONE;
+	pthread_mutex_init(&p->lock, NULL);
 	extents = mmap(NULL, (size_t)n_pages * sizeof *p->extents, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	p->extents = extents == MAP_FAILED ? NULL : extents;
-	pthread_mutex_init(&p->lock, NULL);
-	if (!p->range || !p->extents) {
+	if (extents == MAP_FAILED) {
 		pool_free(p);
 		return -ENOMEM;
 	}
-	p->root = NONE;
-	extent_set(p, 0, p->n_pages, false);
-	tree_insert(p, 0);
+	p->extents = extents;
 	*out = p;
 	return 0;
+}
+
+/* Free pages [p->n_pages, n_pages) are had, and joined to what is free before them. */
+static void extend(struct pool *p, uint32_t n_pages)
+{
+	uint32_t x = p->n_pages;
+
+	if (x > 0 && !p->extents[p->extents[x - 1].first].used) {
+		x = p->extents[x - 1].first;
+		tree_remove(p, x);
+	}
+	extent_set(p, x, n_pages - x, false);
+	tree_insert(p, x);
+	p->n_pages = n_pages;
+}
+
+int pool_new(uint64_t limit_bytes, struct pool **out)
+{
+	struct pool *p;
+	int r = make(limit_bytes, &p);
+
+	if (r)
+		return r;
+	p->range = map_range((size_t)p->room_pages * POOL_PAGE_BYTES);
+	if (!p->range) {
+		pool_free(p);
+		return -ENOMEM;
+	}
+	extend(p, p->room_pages);
+	*out = p;
+	return 0;
+}
+
+int pool_over(void *range, uint64_t room_bytes, uint64_t limit_bytes, struct pool **out)
+{
+	struct pool *p;
+	int r = make(room_bytes, &p);
+
+	if (r)
+		return r;
+	p->range = range;
+	p->borrowed = true;
+	r = pool_set_limit(p, limit_bytes);
+	if (r)
+		pool_free(p);
+	else
+		*out = p;
+	return r;
+}
+
+int pool_set_limit(struct pool *p, uint64_t limit_bytes)
+{
+	const uint64_t n_pages = limit_bytes / POOL_PAGE_BYTES;
+	uint32_t last;
+	int r = 0;
+
+	if (!p->borrowed || n_pages > p->room_pages)
+		return -EINVAL;
+	pthread_mutex_lock(&p->lock);
+	if (n_pages > p->n_pages) {
+		extend(p, (uint32_t)n_pages);
+	} else if (n_pages < p->n_pages) {
+		last = p->extents[p->n_pages - 1].first;
+		if (p->extents[last].used || last > n_pages) {
+			r = -EBUSY;
+		} else {
+			tree_remove(p, last);
+			p->n_pages = (uint32_t)n_pages;
+			if (last < n_pages) {
+				extent_set(p, last, (uint32_t)n_pages - last, false);
+				tree_insert(p, last);
+			}
+		}
+	}
+	pthread_mutex_unlock(&p->lock);
+	return r;
 }
 
 struct pool *pool_free(struct pool *p)
 {
 	if (!p)
 		return NULL;
-	if (p->range)
-		munmap(p->range, (size_t)p->n_pages * POOL_PAGE_BYTES);
+	if (p->range && !p->borrowed)
+		munmap(p->range, (size_t)p->room_pages * POOL_PAGE_BYTES);
 	if (p->extents)
-		munmap(p->extents, (size_t)p->n_pages * sizeof *p->extents);
+		munmap(p->extents, (size_t)p->room_pages * sizeof *p->extents);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 	return NULL;
@@ -203,7 +279,7 @@ int pool_alloc(struct pool *p, size_t len_bytes, void **addr)
 
 	if (want == 0)
 		return -EINVAL;
-	if (want > p->n_pages)
+	if (want > p->room_pages)
 		return -ENOSPC;
 	n_pages = (uint32_t)want;
 
@@ -279,5 +355,5 @@ void pool_get_stats(struct pool *p, struct pool_stats *out)
 void pool_range(const struct pool *p, void **addr, size_t *len_bytes)
 {
 	*addr = p->range;
-	*len_bytes = (size_t)p->n_pages * POOL_PAGE_BYTES;
+	*len_bytes = (size_t)p->room_pages * POOL_PAGE_BYTES;
 }

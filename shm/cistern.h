@@ -137,25 +137,71 @@ struct cistern_layout {
 	uint64_t head_stride;
 };
 
-/* A paged KV allocation. fd is a memfd sealed with F_SEAL_SHRINK (cistern_memory_create makes one); the
- * daemon maps it, the caller keeps its own descriptor and may close it after the call. */
+/* Where memory lies. libcistern needs no CUDA: what the engine got from the driver passes through as bytes.
+ */
+enum cistern_memory_kind {
+	CISTERN_MEMORY_MEMFD = 0,
+	CISTERN_MEMORY_CUDA_IPC = 2, /* on a GPU, allocations with cuIpcGetMemHandle's handles */
+	CISTERN_MEMORY_CUDA_VMM = 3, /* on a GPU, made by cuMemCreate, with descriptors */
+};
+
+/* Bytes [offset_bytes, offset_bytes + size_bytes) of one allocation on a GPU. */
+struct cistern_device_part {
+	uint8_t handle[64];        /* CUDA_IPC: the CUipcMemHandle */
+	uint64_t address;          /* of the allocation, as the engine has it */
+	uint64_t allocation_bytes; /* CUDA_VMM: of the whole allocation */
+	uint64_t offset_bytes;
+	uint64_t size_bytes;
+	int fd; /* CUDA_VMM: of cuMemExportToShareableHandle; the caller's, who may close it after the call */
+	uint32_t reserved;
+};
+
+/* A paged KV allocation. In shared memory: fd is a memfd sealed with F_SEAL_SHRINK (cistern_memory_create
+ * makes one); the daemon maps it, the caller keeps its own descriptor and may close it after the call.
+ *
+ * On a GPU: parts (CUDA_VMM: 4 at most), which are the region one behind the other, so that size_bytes is the
+ * sum of theirs; each layout lies inside one part. The allocations must stay until
+ * cistern_unregister_memory, cistern_close or the daemon's end: free them only then. */
 struct cistern_memory {
 	uint32_t model_id;
-	int fd;
+	int fd; /* MEMFD */
 	uint64_t size_bytes;
 	uint32_t block_tokens; /* tokens in a block */
 	uint32_t n_blocks;
 	const struct cistern_layout *layouts; /* [n_layers][n_planes], borrowed for the call */
+	uint32_t kind;                        /* enum cistern_memory_kind */
+	uint32_t n_parts;
+	const struct cistern_device_part *parts; /* borrowed for the call */
+	uint8_t uuid[16];                        /* of the GPU (cuDeviceGetUuid); all zero: the daemon's */
 };
 
 /* Registers memory for put and get. Blocks (one socket round trip). -EINVAL: the layout reaches outside the
- * region, overlaps itself, or is misaligned; -EPERM: the memfd is not sealed against shrinking; -ENOENT: no
- * such model; -ENOSPC: a limit of the daemon. */
+ * region, overlaps itself, or is misaligned, or a handle names no memory; -EPERM: the memfd is not sealed
+ * against shrinking; -ENOENT: no such model; -ENOSPC: a limit of the daemon; -ENODEV: the daemon does not use
+ * this GPU, or none: shared memory will do. */
 int cistern_register_memory(struct cistern *c, const struct cistern_memory *memory, uint32_t *memory_id);
 
 /* Takes the registration back; returns when the daemon has let go of the mapping. Blocks until requests in
  * flight on it are done. -ENOENT: no such registration. */
 int cistern_unregister_memory(struct cistern *c, uint32_t memory_id);
+
+/* Registers n events of a GPU, made with CU_EVENT_INTERPROCESS, by the handles that cuIpcGetEventHandle
+ * gives: n x 64 bytes. *first_id is the first one's id, the others' follow. Each must live until
+ * cistern_unregister_events, cistern_close or the daemon's end.
+ *
+ * One rule for all of them: whoever waits for an event waits for what had been recorded last when it began to
+ * wait. So an event must have been recorded, by the call in its own process, before the other process is told
+ * to wait for it: the engine records a request's ready event before cistern_submit, and waits for an event
+ * of the daemon's only after the completion that says it was recorded. Until then the same event must not be
+ * named in another request.
+ *
+ * Blocks (one socket round trip). -EINVAL: a handle names no event; -ENODEV: the daemon uses no GPU; -ENOSPC:
+ * 1024 events a connection. */
+int cistern_register_events(struct cistern *c, const void *handles, uint32_t n, uint32_t *first_id);
+
+/* Takes events back, as they were registered: first_id and all of them. Blocks until the requests in flight
+ * that name them are done. -ENOENT: no such registration. */
+int cistern_unregister_events(struct cistern *c, uint32_t first_id);
 
 /* Makes a sealed memfd of size_bytes and maps it shared and writable. The caller owns both and ends them with
  * close and munmap. -errno of the system call that failed. */
@@ -195,6 +241,15 @@ struct cistern_run {
 	uint32_t block_offset;  /* tokens to skip in the first block */
 	uint32_t flags;         /* enum cistern_request_flag */
 	uint32_t preset;        /* put: enum cistern_preset */
+	/* Memory on a GPU: events by their ids, 0 for none (cistern_register_events). Without, the memory is
+	 * touched when the request is taken, and used by others after its last completion. */
+	uint32_t ready_event;    /* waited for before the memory is touched */
+	uint32_t released_event; /* put: recorded when the source may be overwritten, long before it is
+				    encoded; a completion with CISTERN_MORE says that it was recorded */
+	uint32_t first_event;    /* get: n_events of them, of one registration. One is recorded for each group
+				    of layers in order, the last one for all groups beyond n_events; a
+				    completion with CISTERN_MORE and n_layers says that it was recorded */
+	uint32_t n_events;
 };
 
 /* Every request below only queues: it never blocks and returns 0, or -EAGAIN when the ring or the arena is
@@ -209,9 +264,9 @@ int cistern_lookup(struct cistern *c, uint32_t model_id, const struct cistern_ke
 	uint64_t user_data);
 
 /* Caches the run. parent is the key before keys[0] (NULL: the run opens the sequence). The memory must not
- * change before the completion. The run's last tokens are taken for the end of the sequence as it is known
- * now, and the policy's window protects them. Completion: n_chunks kept; status -ENOSPC when the pool could
- * not take them all; chunks that are already cached count as kept. */
+ * change before the completion, or until released_event has fired. The run's last tokens are taken for the
+ * end of the sequence as it is known now, and the policy's window protects them. Completion: n_chunks kept;
+ * status -ENOSPC when the pool could not take them all; chunks that are already cached count as kept. */
 int cistern_put(struct cistern *c, const struct cistern_run *run, const struct cistern_key *parent,
 	uint64_t user_data);
 
@@ -282,7 +337,7 @@ struct cistern_completion {
 	int32_t status;    /* 0 or a negative errno value */
 	uint32_t flags;    /* enum cistern_completion_flag */
 	uint32_t n_chunks; /* see the request */
-	uint32_t n_layers; /* get: layers [0, n_layers) are complete */
+	uint32_t n_layers; /* get: layers [0, n_layers) are complete, or will be when their event fires */
 	uint64_t bytes;    /* put, get: bytes of the frames made or read */
 };
 

@@ -1,4 +1,4 @@
-#include "shm/client.h"
+#include "shm/client-device.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,13 +12,14 @@
 enum { LAYOUTS_MAX = (WIRE_MESSAGE_MAX - sizeof(struct wire_register_memory)) / sizeof(struct wire_layout) };
 
 /* Grows on demand: an engine registers a handful of each, once. */
-static void *grow(void *array, uint32_t n, size_t item_bytes)
+void *client_grow(void *list, uint32_t n, size_t item_bytes)
 {
-	return (n & (n - 1)) ? array : realloc(array, (n ? 2 * (size_t)n : 1) * item_bytes);
+	return (n & (n - 1)) ? list : realloc(list, (n ? 2 * (size_t)n : 1) * item_bytes);
 }
 
 /* One request and its answer on the socket. */
-int client_ask(struct cistern *c, const void *message, size_t len, int fd, int timeout_ms, uint32_t *id)
+int client_ask(struct cistern *c, const void *message, size_t len, const int *fds, uint32_t n_fds,
+	int timeout_ms, uint32_t *id)
 {
 	union {
 		struct wire_header header;
@@ -30,7 +31,7 @@ int client_ask(struct cistern *c, const void *message, size_t len, int fd, int t
 
 	if (c->gone)
 		return -ENOTCONN;
-	r = message_send(c->socket, message, len, &fd, fd >= 0 ? 1 : 0, CLIENT_REGISTER_MS);
+	r = message_send(c->socket, message, len, fds, n_fds, CLIENT_REGISTER_MS);
 	if (r < 0 && r != -ENOTCONN)
 		return client_fail(c, r, "cannot ask the daemon: %s", strerror(-r));
 	if (r == 0)
@@ -140,13 +141,13 @@ int cistern_register_model(struct cistern *c, const struct cistern_model *model,
 
 	if (r < 0)
 		return r;
-	models = grow(c->models, c->n_models, sizeof(models[0]));
+	models = client_grow(c->models, c->n_models, sizeof(models[0]));
 	if (!models) {
 		r = client_fail(c, -ENOMEM, "out of memory");
 		goto out;
 	}
 	c->models = models;
-	r = client_ask(c, m, len, -1, CLIENT_REGISTER_MS, &id);
+	r = client_ask(c, m, len, NULL, 0, CLIENT_REGISTER_MS, &id);
 	if (r < 0)
 		goto out;
 	for (uint32_t i = 0; i < c->n_models; i++)
@@ -180,27 +181,25 @@ const struct client_memory *client_memory(const struct cistern *c, uint32_t id)
 	return NULL;
 }
 
-int cistern_register_memory(struct cistern *c, const struct cistern_memory *memory, uint32_t *memory_id)
+/* The message, malloc'd, in *out; fds are the caller's still. */
+static int fill_memory(struct cistern *c, const struct cistern_memory *memory,
+	const struct client_model *model, struct wire_register_memory **out, size_t *out_len,
+	int fds[WIRE_PART_FDS_MAX], uint32_t *n_fds)
 {
-	const struct client_model *model = client_model(c, memory->model_id);
-	struct client_memory *memories;
+	const size_t layouts_len = (size_t)model->n_layouts * sizeof(struct wire_layout);
+	const int64_t device_len = client_device_bytes(c, memory);
 	struct wire_register_memory *m;
 	size_t len;
-	uint32_t id, public_id;
-	int fd, r;
 
 	_Static_assert(sizeof(struct wire_layout) == sizeof(struct cistern_layout), "travel as they are");
-	if (c->gone)
-		return -ENOTCONN;
-	if (!model)
-		return client_fail(c, -ENOENT, "model %u is not registered", memory->model_id);
-	if (memory->fd < 0 || !memory->layouts || memory->block_tokens == 0 || memory->n_blocks == 0)
+	if (device_len < 0)
+		return (int)device_len;
+	if ((!device_len && memory->fd < 0) || !memory->layouts || memory->block_tokens == 0 ||
+		memory->n_blocks == 0)
 		return client_fail(c, -EINVAL, "fd, layouts, block_tokens or n_blocks is missing");
-	len = sizeof(*m) + (size_t)model->n_layouts * sizeof(struct wire_layout);
-	memories = grow(c->memories, c->n_memories, sizeof(memories[0]));
-	if (!memories)
-		return client_fail(c, -ENOMEM, "out of memory");
-	c->memories = memories;
+	len = sizeof(*m) + (size_t)device_len + layouts_len;
+	if (len > WIRE_MESSAGE_MAX)
+		return client_fail(c, -EINVAL, "more layouts and parts than a message holds");
 	m = calloc(1, len);
 	if (!m)
 		return client_fail(c, -ENOMEM, "out of memory");
@@ -209,30 +208,75 @@ int cistern_register_memory(struct cistern *c, const struct cistern_memory *memo
 	m->block_tokens = memory->block_tokens;
 	m->size_bytes = memory->size_bytes;
 	m->n_blocks = memory->n_blocks;
-	m->kind = WIRE_MEMORY_MEMFD;
-	memcpy(m + 1, memory->layouts, len - sizeof(*m));
-	fd = fcntl(memory->fd, F_DUPFD_CLOEXEC, 0);
-	r = fd < 0 ? client_fail(c, -errno, "the descriptor: %s", strerror(errno))
-		   : client_ask(c, m, len, fd, CLIENT_REGISTER_MS, &id);
-	if (r < 0) {
-		free(m);
-		if (fd >= 0)
-			close(fd);
+	m->kind = device_len ? memory->kind : WIRE_MEMORY_MEMFD;
+	if (device_len) {
+		client_device_fill(memory, (uint8_t *)(m + 1), fds, n_fds);
+	} else {
+		fds[0] = memory->fd;
+		*n_fds = 1;
+	}
+	memcpy((uint8_t *)(m + 1) + device_len, memory->layouts, layouts_len);
+	*out = m;
+	*out_len = len;
+	return 0;
+}
+
+/* Descriptors of our own in the place of the caller's: all or none. */
+static int own_fds(struct cistern *c, int *fds, uint32_t n_fds)
+{
+	int r;
+
+	for (uint32_t i = 0; i < n_fds; i++) {
+		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+		if (fds[i] >= 0)
+			continue;
+		r = client_fail(c, -errno, "the descriptor: %s", strerror(errno));
+		while (i > 0)
+			close(fds[--i]);
 		return r;
 	}
-	public_id = id;
-	while (client_memory(c, public_id))
-		public_id++;
-	c->memories[c->n_memories] = (struct client_memory){.id = public_id,
-		.wire_id = id,
-		.model_id = memory->model_id,
+	return 0;
+}
+
+int cistern_register_memory(struct cistern *c, const struct cistern_memory *memory, uint32_t *memory_id)
+{
+	const struct client_model *model = client_model(c, memory->model_id);
+	struct client_memory *memories;
+	struct client_memory mine = {.model_id = memory->model_id,
 		.block_tokens = memory->block_tokens,
 		.n_blocks = memory->n_blocks,
-		.key_head_bytes = model->key_head_bytes,
-		.fd = fd,
-		.message = m,
-		.message_len = len};
-	*memory_id = c->memories[c->n_memories++].id;
+		.on_device = memory->kind != CISTERN_MEMORY_MEMFD};
+	struct wire_register_memory *m = NULL;
+	int r;
+
+	if (c->gone)
+		return -ENOTCONN;
+	if (!model)
+		return client_fail(c, -ENOENT, "model %u is not registered", memory->model_id);
+	memories = client_grow(c->memories, c->n_memories, sizeof(memories[0]));
+	if (!memories)
+		return client_fail(c, -ENOMEM, "out of memory");
+	c->memories = memories;
+	r = fill_memory(c, memory, model, &m, &mine.message_len, mine.fds, &mine.n_fds);
+	if (r < 0)
+		return r;
+	mine.message = m;
+	r = own_fds(c, mine.fds, mine.n_fds);
+	if (r < 0) {
+		free(m);
+		return r;
+	}
+	r = client_ask(c, m, mine.message_len, mine.fds, mine.n_fds, CLIENT_REGISTER_MS, &mine.wire_id);
+	if (r < 0) {
+		client_forget_memory(&mine);
+		return r;
+	}
+	mine.key_head_bytes = model->key_head_bytes;
+	mine.id = mine.wire_id;
+	while (client_memory(c, mine.id))
+		mine.id++;
+	c->memories[c->n_memories++] = mine;
+	*memory_id = mine.id;
 	return 0;
 }
 
@@ -244,7 +288,8 @@ void client_forget_model(struct client_model *m)
 void client_forget_memory(struct client_memory *m)
 {
 	free(m->message);
-	close(m->fd);
+	for (uint32_t i = 0; i < m->n_fds; i++)
+		close(m->fds[i]);
 }
 
 int cistern_unregister_memory(struct cistern *c, uint32_t memory_id)
@@ -264,7 +309,7 @@ int cistern_unregister_memory(struct cistern *c, uint32_t memory_id)
 	/* The daemon has the last word on what it never knew. */
 	w.memory_id = m ? m->wire_id : UINT32_MAX;
 	message_header(&w, WIRE_UNREGISTER_MEMORY, sizeof(w));
-	r = client_ask(c, &w, sizeof(w), -1, -1, &id);
+	r = client_ask(c, &w, sizeof(w), NULL, 0, -1, &id);
 	if (r < 0)
 		return r;
 	if (m) {

@@ -73,8 +73,8 @@ static int queue(struct cistern *c, struct wire_sqe *sqe, const struct cargo *g,
 		sqe->keys_off = offset;
 		sqe->blocks_off =
 			g->n_blocks ? offset + ((uint64_t)g->n_keys + g->with_parent) * WIRE_KEY_BYTES : 0;
-		sqe->data_off =
-			g->parts[0].len ? sqe->blocks_off + (uint64_t)g->n_blocks * sizeof(uint32_t) : 0;
+		if (g->parts[0].len)
+			sqe->data_off = sqe->blocks_off + (uint64_t)g->n_blocks * sizeof(uint32_t);
 	}
 	index = c->idle[c->n_idle - 1];
 	f = &c->flights[index];
@@ -147,6 +147,27 @@ static int check_run(struct cistern *c, const struct cistern_run *run, uint32_t 
 	return 0;
 }
 
+/* The run's events as the daemon knows them. */
+static int take_events(
+	struct cistern *c, enum wire_op op, const struct cistern_run *run, struct wire_run_events *out)
+{
+	const bool is_put = op == WIRE_PUT;
+	const uint32_t first = is_put ? run->released_event : run->first_event;
+	const uint32_t n = is_put ? run->released_event != 0 : op == WIRE_GET ? run->n_events : 0;
+	uint32_t ready = 0, wire_first = 0;
+	int r;
+
+	if ((run->ready_event || n) && !client_memory(c, run->memory_id)->on_device)
+		return client_fail(c, -EINVAL, "events go with memory on a GPU alone");
+	r = client_wire_events(c, run->ready_event, run->ready_event != 0, &ready);
+	if (r == 0)
+		r = client_wire_events(c, first, n, &wire_first);
+	if (r == 0)
+		*out = (struct wire_run_events){
+			.ready = (uint16_t)ready, .first = (uint16_t)wire_first, .n = (uint16_t)n};
+	return r;
+}
+
 static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_run *run,
 	const struct cistern_key *parent, uint64_t user_data)
 {
@@ -170,6 +191,8 @@ static int queue_run(struct cistern *c, enum wire_op op, const struct cistern_ru
 	if (c->gone)
 		return -ENOTCONN;
 	r = check_run(c, run, &g.n_blocks);
+	if (r == 0)
+		r = take_events(c, op, run, &sqe.events);
 	if (r < 0)
 		return r;
 	sqe.object = client_memory(c, run->memory_id)->wire_id;
@@ -269,6 +292,7 @@ int cistern_observe(struct cistern *c, const struct cistern_run *run, const stru
 		.n_layers = o->n_layers,
 		.scale = o->scale};
 	struct cargo g = {.keys = run->keys, .n_keys = run->n_chunks, .blocks = run->blocks};
+	struct wire_run_events events = {0};
 	uint64_t len = 0;
 	int r;
 
@@ -277,8 +301,11 @@ int cistern_observe(struct cistern *c, const struct cistern_run *run, const stru
 	r = check_run(c, run, &g.n_blocks);
 	if (!r)
 		r = check_observation(c, run, o, &len);
+	if (!r)
+		r = take_events(c, WIRE_OBSERVE, run, &events);
 	if (r < 0)
 		return r;
+	head.ready_event = events.ready;
 	sqe.object = client_memory(c, run->memory_id)->wire_id;
 	g.parts[0].data = &head;
 	g.parts[0].len = sizeof head;

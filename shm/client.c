@@ -239,8 +239,8 @@ static int register_again(struct cistern *fresh, struct cistern *c)
 	int r = 0;
 
 	for (uint32_t i = 0; i < c->n_models && r == 0; i++)
-		r = client_ask(fresh, c->models[i].message, c->models[i].message_len, -1, CLIENT_REGISTER_MS,
-			&c->models[i].wire_id);
+		r = client_ask(fresh, c->models[i].message, c->models[i].message_len, NULL, 0,
+			CLIENT_REGISTER_MS, &c->models[i].wire_id);
 	for (uint32_t i = 0; i < c->n_memories && r == 0; i++) {
 		struct client_memory *m = &c->memories[i];
 		const struct client_model *model = client_model(c, m->model_id);
@@ -249,8 +249,12 @@ static int register_again(struct cistern *fresh, struct cistern *c)
 		memcpy(&w, m->message, sizeof(w));
 		w.model_id = model->wire_id;
 		memcpy(m->message, &w, sizeof(w));
-		r = client_ask(fresh, m->message, m->message_len, m->fd, CLIENT_REGISTER_MS, &m->wire_id);
+		r = client_ask(
+			fresh, m->message, m->message_len, m->fds, m->n_fds, CLIENT_REGISTER_MS, &m->wire_id);
 	}
+	for (uint32_t i = 0; i < c->n_events && r == 0; i++)
+		r = client_ask(fresh, c->events[i].message, c->events[i].message_len, NULL, 0,
+			CLIENT_REGISTER_MS, &c->events[i].wire_id);
 	return r;
 }
 
@@ -306,8 +310,11 @@ void cistern_close(struct cistern *c)
 		client_forget_model(&c->models[i]);
 	for (uint32_t i = 0; i < c->n_memories; i++)
 		client_forget_memory(&c->memories[i]);
+	for (uint32_t i = 0; i < c->n_events; i++)
+		client_forget_events(&c->events[i]);
 	free(c->models);
 	free(c->memories);
+	free(c->events);
 	free(c->socket_path);
 	free(c);
 }

@@ -44,7 +44,17 @@ struct client_memory {
 	uint32_t block_tokens;
 	uint32_t n_blocks;
 	uint32_t key_head_bytes; /* its model's */
-	int fd;                  /* a descriptor of our own */
+	bool on_device;
+	int fds[WIRE_PART_FDS_MAX]; /* descriptors of our own */
+	uint32_t n_fds;
+	void *message;
+	size_t message_len;
+};
+
+/* Events that were registered together: ids [id, id + n). */
+struct client_events {
+	uint32_t id, wire_id;
+	uint32_t n;
 	void *message;
 	size_t message_len;
 };
@@ -65,7 +75,8 @@ struct cistern {
 	uint32_t n_models;
 	struct client_memory *memories;
 	uint32_t n_memories;
-	uint32_t last_id;  /* of a memory */
+	struct client_events *events;
+	uint32_t n_events; /* registrations */
 	char *socket_path; /* as given; NULL: the default */
 	struct wire_hello hello;
 	uint32_t chunk_tokens;
@@ -82,10 +93,17 @@ struct cistern {
 int client_connect(struct cistern *c);
 /* Lets go of the connection and what hangs on it, but not of what was registered. */
 void client_disconnect(struct cistern *c);
-/* Sends a registration and takes the id from its answer. fd -1: none. */
-int client_ask(struct cistern *c, const void *message, size_t len, int fd, int timeout_ms, uint32_t *id);
+/* Sends a registration and takes the id from its answer. fds stay the caller's. */
+int client_ask(struct cistern *c, const void *message, size_t len, const int *fds, uint32_t n_fds,
+	int timeout_ms, uint32_t *id);
 void client_forget_memory(struct client_memory *m);
 void client_forget_model(struct client_model *m);
+void client_forget_events(struct client_events *e);
+/* What the daemon calls n events from id on. -EINVAL, with the sentence kept: they are not registered, or not
+ * together. n 0: none, whatever id is. */
+int client_wire_events(struct cistern *c, uint32_t id, uint32_t n, uint32_t *wire_id);
+/* More room for a list of n items, each of item_bytes, when it is full; NULL: out of memory. */
+void *client_grow(void *list, uint32_t n, size_t item_bytes);
 /* By the engine's name for it, which is the daemon's too until a reconnection. NULL: not registered. */
 const struct client_memory *client_memory(const struct cistern *c, uint32_t id);
 const struct client_model *client_model(const struct cistern *c, uint32_t id);

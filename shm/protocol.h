@@ -26,7 +26,12 @@ enum {
 	WIRE_ENTRIES_MAX = 4096,
 	WIRE_ARENA_MIN = 4096,
 	WIRE_ARENA_MAX = 16 * 1024 * 1024,
-	WIRE_WELCOME_FDS = 3, /* segment, submission doorbell, completion doorbell */
+	WIRE_WELCOME_FDS = 3,   /* segment, submission doorbell, completion doorbell */
+	WIRE_HANDLE_BYTES = 64, /* CUDA's: of an allocation (cuIpcGetMemHandle), of an event */
+	WIRE_UUID_BYTES = 16,
+	WIRE_PARTS_MAX = 512,   /* allocations that one memory is made of */
+	WIRE_PART_FDS_MAX = 4,  /* of those, with a descriptor each */
+	WIRE_EVENTS_MAX = 1024, /* of one connection */
 	WIRE_CACHE_LINE = 64,
 };
 
@@ -39,7 +44,9 @@ enum wire_type {
 	WIRE_UNREGISTER_MEMORY = 6, /* answered by WIRE_REGISTERED when nothing uses the mapping any more */
 	WIRE_REGISTERED = 7,
 	WIRE_CONTROL = 8, /* header, then JSON text without a NUL; answered by WIRE_CONTROL or WIRE_ERROR */
-	WIRE_STATISTICS = 9, /* header alone; answered by the same with one descriptor, or WIRE_ERROR */
+	WIRE_STATISTICS = 9,       /* header alone; answered by the same with one descriptor, or WIRE_ERROR */
+	WIRE_REGISTER_EVENTS = 10, /* answered by WIRE_REGISTERED with the first one's id */
+	WIRE_UNREGISTER_EVENTS = 11, /* answered by WIRE_REGISTERED when no request names them any more */
 };
 
 struct wire_header {
@@ -107,7 +114,8 @@ struct wire_layout {
 	uint64_t head_stride;
 };
 
-/* Followed by n_layers * n_planes struct wire_layout, layer-major. */
+/* Followed by n_layers * n_planes struct wire_layout, layer-major; on a GPU by struct wire_device_memory and
+ * its parts first. */
 struct wire_register_memory {
 	struct wire_header header;
 	uint32_t model_id;
@@ -119,6 +127,38 @@ struct wire_register_memory {
 
 enum wire_memory_kind {
 	WIRE_MEMORY_MEMFD = 1,
+	WIRE_MEMORY_CUDA_IPC = 2, /* allocations named by handles */
+	WIRE_MEMORY_CUDA_VMM = 3, /* allocations of the driver's virtual memory calls: a descriptor each */
+};
+
+/* Followed by n_parts struct wire_device_part. The memory is the parts one behind the other: size_bytes is
+ * their sum, and each layout lies inside one of them. */
+struct wire_device_memory {
+	uint8_t uuid[WIRE_UUID_BYTES]; /* of the GPU; all zero: not said */
+	uint32_t n_parts;
+	uint32_t reserved;
+};
+
+/* Bytes [offset_bytes, offset_bytes + size_bytes) of an allocation. */
+struct wire_device_part {
+	uint8_t handle[WIRE_HANDLE_BYTES]; /* CUDA_IPC; else zero */
+	uint64_t address;                  /* of the allocation in the client; 0: not said */
+	uint64_t allocation_bytes;         /* CUDA_VMM: of the whole allocation; CUDA_IPC: 0 */
+	uint64_t offset_bytes;
+	uint64_t size_bytes;
+};
+
+/* Followed by n_events handles of WIRE_HANDLE_BYTES. The events' ids are consecutive. */
+struct wire_register_events {
+	struct wire_header header;
+	uint32_t n_events;
+	uint32_t reserved;
+};
+
+struct wire_unregister_events {
+	struct wire_header header;
+	uint32_t first_id;
+	uint32_t n_events;
 };
 
 struct wire_unregister_memory {
@@ -163,6 +203,16 @@ enum wire_op {
 	WIRE_OBSERVE = 9,
 };
 
+/* Events of a request on memory on a GPU, by their ids; 0: none. The daemon waits for ready before it touches
+ * the memory. It records events [first, first + n): PUT: one, when the source may be overwritten; GET: one
+ * for each group of layers that is complete, the last one for all groups beyond n. */
+struct wire_run_events {
+	uint16_t ready;
+	uint16_t first;
+	uint16_t n;
+	uint16_t reserved;
+};
+
 /* Submission. keys_off and blocks_off are byte offsets in the arena: n_chunks keys of 32 bytes (for PUT one
  * more before them, the parent; all zero when the run opens the sequence), and n_blocks uint32. The arena
  * bytes belong to the request until its last completion. user_data is the client library's own and comes back
@@ -180,7 +230,10 @@ struct wire_sqe {
 	uint32_t block_offset;
 	uint64_t keys_off;
 	uint64_t blocks_off;
-	uint64_t data_off; /* OBSERVE: of a struct wire_observation */
+	union {
+		uint64_t data_off;             /* OBSERVE: of a struct wire_observation */
+		struct wire_run_events events; /* PUT, GET */
+	};
 };
 
 enum wire_observation_kind {
@@ -197,8 +250,9 @@ struct wire_observation {
 	uint32_t n_heads; /* QUERIES, of queries: a multiple of plane 0's */
 	uint32_t first_layer;
 	uint32_t n_layers;
-	float scale; /* QUERIES: of the scores */
-	uint64_t reserved;
+	float scale;          /* QUERIES: of the scores */
+	uint32_t ready_event; /* 0: none */
+	uint32_t reserved;
 };
 
 struct wire_cqe {
@@ -218,6 +272,11 @@ _Static_assert(sizeof(struct wire_plane) == 32, "wire layout");
 _Static_assert(sizeof(struct wire_register_model) == 224, "wire layout");
 _Static_assert(sizeof(struct wire_layout) == 32, "wire layout");
 _Static_assert(sizeof(struct wire_register_memory) == 40, "wire layout");
+_Static_assert(sizeof(struct wire_device_memory) == 24, "wire layout");
+_Static_assert(sizeof(struct wire_device_part) == 96, "wire layout");
+_Static_assert(sizeof(struct wire_register_events) == 24, "wire layout");
+_Static_assert(sizeof(struct wire_unregister_events) == 24, "wire layout");
+_Static_assert(sizeof(struct wire_run_events) == 8, "wire layout");
 _Static_assert(sizeof(struct wire_ring) == 4 * WIRE_CACHE_LINE - WIRE_CACHE_LINE, "wire layout");
 _Static_assert(sizeof(struct wire_sqe) == 64, "wire layout");
 _Static_assert(sizeof(struct wire_observation) == 32, "wire layout");

@@ -1,6 +1,7 @@
 /* All kernels: one fatbin for the GPU, one object for the emulation. */
 #include "kernels/cuda/simt.h"
 
+#include "kernels/cuda/pages.cu"
 #include "kernels/cuda/probe.cu"
 
 #include "kernels/cuda/convert.cu"

@@ -11,8 +11,8 @@ F16, BF16, F32 = 1, 2, 3
 ROPE_NONE, ROPE_HALF, ROPE_INTERLEAVED = 0, 1, 2
 LAYERWISE = 1  # of a request
 MORE = 1  # of a completion
-QUERIES, SUMS = 1, 2  # of an observation
 QUERIES, SUMS = 1, 2  # kinds of an observation
+MEMORY_MEMFD, MEMORY_CUDA_IPC, MEMORY_CUDA_VMM = 0, 2, 3
 PRESETS = {None: 0, "archival": 1, "balanced": 2, "compact": 3}
 
 
@@ -44,21 +44,22 @@ class Layout(Structure):
     _fields_ = [("base", c_uint64), ("block_stride", c_uint64), ("token_stride", c_uint64), ("head_stride", c_uint64)]
 
 
+class DevicePart(Structure):
+    _fields_ = [("handle", c_uint8 * 64), ("address", c_uint64), ("allocation_bytes", c_uint64),
+                ("offset_bytes", c_uint64), ("size_bytes", c_uint64), ("fd", c_int), ("reserved", c_uint32)]
+
+
 class Memory(Structure):
     _fields_ = [("model_id", c_uint32), ("fd", c_int), ("size_bytes", c_uint64), ("block_tokens", c_uint32),
-                ("n_blocks", c_uint32), ("layouts", POINTER(Layout))]
+                ("n_blocks", c_uint32), ("layouts", POINTER(Layout)), ("kind", c_uint32), ("n_parts", c_uint32),
+                ("parts", POINTER(DevicePart)), ("uuid", c_uint8 * 16)]
 
 
 class Run(Structure):
     _fields_ = [("memory_id", c_uint32), ("n_tokens", c_uint32), ("position", c_uint64), ("keys", POINTER(Key)),
                 ("n_chunks", c_uint32), ("n_blocks", c_uint32), ("blocks", POINTER(c_uint32)),
-                ("block_offset", c_uint32), ("flags", c_uint32), ("preset", c_uint32)]
-
-
-class Observation(Structure):
-    _fields_ = [("kind", c_uint32), ("n_queries", c_uint32), ("n_heads", c_uint32), ("first_layer", c_uint32),
-                ("n_layers", c_uint32), ("scale", c_float), ("positions", POINTER(c_uint32)), ("values", c_void_p),
-                ("sums", POINTER(c_float))]
+                ("block_offset", c_uint32), ("flags", c_uint32), ("preset", c_uint32), ("ready_event", c_uint32),
+                ("released_event", c_uint32), ("first_event", c_uint32), ("n_events", c_uint32)]
 
 
 class Observation(Structure):
@@ -93,6 +94,8 @@ def _load():
         ("register_model", c_int, [c_void_p, POINTER(Model), POINTER(c_uint32)]),
         ("register_memory", c_int, [c_void_p, POINTER(Memory), POINTER(c_uint32)]),
         ("unregister_memory", c_int, [c_void_p, c_uint32]),
+        ("register_events", c_int, [c_void_p, c_void_p, c_uint32, POINTER(c_uint32)]),
+        ("unregister_events", c_int, [c_void_p, c_uint32]),
         ("key_root", None, [c_char_p, c_size_t, POINTER(Key)]),
         ("key_chain", c_size_t, [POINTER(Key), POINTER(c_uint32), c_size_t, c_uint32, POINTER(Key)]),
         ("nop", c_int, [c_void_p, c_uint64]),

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "runtime/daemon/control.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/device/register.h"
 #include "shm/doorbell.h"
 #include "shm/message.h"
 
@@ -31,7 +32,7 @@ static void send_answer(struct session *s, const void *message, size_t len, cons
 		session_close(s, "it does not take its answers");
 }
 
-static void refuse(struct session *s, int status, const char *text)
+void attach_refuse(struct session *s, int status, const char *text)
 {
 	struct wire_error e;
 
@@ -39,7 +40,7 @@ static void refuse(struct session *s, int status, const char *text)
 	send_answer(s, &e, sizeof e, NULL, 0);
 }
 
-static void registered(struct session *s, uint32_t id)
+void attach_registered(struct session *s, uint32_t id)
 {
 	struct wire_registered answer = {.id = id};
 
@@ -49,7 +50,7 @@ static void registered(struct session *s, uint32_t id)
 
 void attach_unregistered(struct session *s)
 {
-	registered(s, s->leaving_id);
+	attach_registered(s, s->leaving_id);
 	if (!s->closed)
 		daemon_pause_socket(s->daemon, s, false);
 }
@@ -114,7 +115,7 @@ static void on_hello(const struct received *m)
 	int r;
 
 	if (s->attached || m->len != sizeof hello) {
-		refuse(s, -EPROTO, "a hello of the wrong size, or a second one");
+		attach_refuse(s, -EPROTO, "a hello of the wrong size, or a second one");
 		session_close(s, "bad hello");
 		return;
 	}
@@ -126,17 +127,18 @@ static void on_hello(const struct received *m)
 
 		snprintf(text, sizeof text, "uid %u may not use the namespace, or there is no such namespace",
 			(unsigned)s->uid);
-		refuse(s, -EACCES, text);
+		attach_refuse(s, -EACCES, text);
 		session_close(s, "not allowed");
 		return;
 	}
 	if (s->daemon->draining) {
-		refuse(s, -ESHUTDOWN, "the daemon takes no new engines: an operator is about to stop it");
+		attach_refuse(
+			s, -ESHUTDOWN, "the daemon takes no new engines: an operator is about to stop it");
 		session_close(s, "draining");
 		return;
 	}
 	if (segment_check(hello.n_entries, hello.arena_bytes)) {
-		refuse(s, -EINVAL, "the ring or arena size is out of range");
+		attach_refuse(s, -EINVAL, "the ring or arena size is out of range");
 		session_close(s, "bad hello");
 		return;
 	}
@@ -145,7 +147,7 @@ static void on_hello(const struct received *m)
 	s->tenant = (uint32_t)policies_find(s->daemon->policies, n->name);
 	r = send_welcome(s, &hello);
 	if (r) {
-		refuse(s, r, "the daemon could not make the shared segment");
+		attach_refuse(s, r, "the daemon could not make the shared segment");
 		session_close(s, "no segment");
 	} else {
 		log_debug("session %u: uid %u, namespace %s", s->id, (unsigned)s->uid, hello.name_space);
@@ -207,17 +209,17 @@ static void on_register_model(const struct received *m)
 	}
 	for (uint32_t i = 0; !r && i < s->n_models; i++)
 		if (s->models[i] == model) {
-			registered(s, i + 1);
+			attach_registered(s, i + 1);
 			return;
 		}
 	if (!r && s->n_models == SESSION_MODELS_MAX)
 		r = -ENOSPC;
 	if (r) {
-		refuse(s, r, why);
+		attach_refuse(s, r, why);
 		return;
 	}
 	s->models[s->n_models++] = model;
-	registered(s, s->n_models);
+	attach_registered(s, s->n_models);
 }
 
 static void on_register_memory(const struct received *m)
@@ -228,38 +230,47 @@ static void on_register_memory(const struct received *m)
 	struct wire_layout *layouts;
 	size_t n, slot = 0;
 	char why[200] = "";
+	bool on_device;
 	int fd, r;
 
 	if (m->len < sizeof w) {
-		refuse(s, -EINVAL, "the message has the wrong size");
+		attach_refuse(s, -EINVAL, "the message has the wrong size");
 		return;
 	}
 	memcpy(&w, m->data, sizeof w);
 	model = session_model(s, w.model_id);
 	if (!model) {
-		refuse(s, -ENOENT, "no such model");
+		attach_refuse(s, -ENOENT, "no such model");
 		return;
 	}
 	n = (size_t)model->geometry.n_layers * model->geometry.n_planes;
-	if (w.kind != WIRE_MEMORY_MEMFD || m->len != sizeof w + n * sizeof *layouts || m->fds->n != 1) {
-		refuse(s, -EINVAL,
+	on_device = w.kind == WIRE_MEMORY_CUDA_IPC || w.kind == WIRE_MEMORY_CUDA_VMM;
+	if (!on_device &&
+		(w.kind != WIRE_MEMORY_MEMFD || m->len != sizeof w + n * sizeof *layouts || m->fds->n != 1)) {
+		attach_refuse(s, -EINVAL,
 			"a memfd and one layout for each layer and plane must come with the message");
 		return;
 	}
 	while (slot < SESSION_MEMORIES_MAX && s->memories[slot])
 		slot++;
 	if (slot == SESSION_MEMORIES_MAX) {
-		refuse(s, -ENOSPC, "this connection has as many memories as it may");
+		attach_refuse(s, -ENOSPC, "this connection has as many memories as it may");
 		return;
 	}
 	if (w.size_bytes > s->daemon->config->max_memory_bytes ||
 		s->memory_bytes > s->daemon->config->max_memory_bytes - w.size_bytes) {
-		refuse(s, -ENOSPC, "this connection would register more memory than it may (max_memory)");
+		attach_refuse(
+			s, -ENOSPC, "this connection would register more memory than it may (max_memory)");
+		return;
+	}
+	if (on_device) {
+		device_register_memory(
+			s, model, &w, m->data + sizeof w, m->len - sizeof w, m->fds, (uint32_t)slot);
 		return;
 	}
 	layouts = malloc(n * sizeof *layouts);
 	if (!layouts) {
-		refuse(s, -ENOMEM, "out of memory");
+		attach_refuse(s, -ENOMEM, "out of memory");
 		return;
 	}
 	memcpy(layouts, m->data + sizeof w, n * sizeof *layouts);
@@ -270,9 +281,9 @@ static void on_register_memory(const struct received *m)
 	if (!r)
 		s->memory_bytes += w.size_bytes;
 	if (r)
-		refuse(s, r, why[0] ? why : strerror(-r));
+		attach_refuse(s, r, why[0] ? why : strerror(-r));
 	else
-		registered(s, (uint32_t)slot + 1);
+		attach_registered(s, (uint32_t)slot + 1);
 }
 
 static void on_unregister_memory(const struct received *m)
@@ -286,7 +297,7 @@ static void on_unregister_memory(const struct received *m)
 		mapping = session_memory(s, w.memory_id);
 	}
 	if (!mapping) {
-		refuse(s, -ENOENT, "no such memory");
+		attach_refuse(s, -ENOENT, "no such memory");
 		return;
 	}
 	s->memories[w.memory_id - 1] = NULL;
@@ -297,8 +308,12 @@ static void on_unregister_memory(const struct received *m)
 		daemon_pause_socket(s->daemon, s, true);
 		return;
 	}
+	if (mapping->device) {
+		device_unregister_memory(s, mapping, w.memory_id);
+		return;
+	}
 	mapping_unref(mapping);
-	registered(s, w.memory_id);
+	attach_registered(s, w.memory_id);
 }
 
 static bool may_control(const struct session *s)
@@ -322,7 +337,7 @@ static void send_text(struct session *s, char *text)
 		message_header(message, WIRE_CONTROL, len + head);
 		send_answer(s, message, len + head, NULL, 0);
 	} else {
-		refuse(s, text ? -EMSGSIZE : -ENOMEM, "the answer could not be made");
+		attach_refuse(s, text ? -EMSGSIZE : -ENOMEM, "the answer could not be made");
 	}
 	free(message);
 	free(text);
@@ -341,7 +356,7 @@ static void on_control(const struct received *m)
 	char *text;
 
 	if (!may_control(s)) {
-		refuse(s, -EACCES, "control is for root and the daemon's own user");
+		attach_refuse(s, -EACCES, "control is for root and the daemon's own user");
 		return;
 	}
 	s->daemon->asking = s;
@@ -358,7 +373,7 @@ static void on_statistics(const struct received *m)
 	const int page = board_fd(s->daemon->board);
 
 	if (!may_control(s)) {
-		refuse(s, -EACCES, "statistics are for root and the daemon's own user");
+		attach_refuse(s, -EACCES, "statistics are for root and the daemon's own user");
 		return;
 	}
 	message_header(&answer, WIRE_STATISTICS, sizeof answer);
@@ -378,15 +393,19 @@ static void handle(const struct received *m)
 	else if (type == WIRE_STATISTICS)
 		on_statistics(m);
 	else if (!s->attached)
-		refuse(s, -EPROTO, "say hello first");
+		attach_refuse(s, -EPROTO, "say hello first");
 	else if (type == WIRE_REGISTER_MODEL)
 		on_register_model(m);
 	else if (type == WIRE_REGISTER_MEMORY)
 		on_register_memory(m);
 	else if (type == WIRE_UNREGISTER_MEMORY)
 		on_unregister_memory(m);
+	else if (type == WIRE_REGISTER_EVENTS)
+		device_register_events(s, m->data, m->len);
+	else if (type == WIRE_UNREGISTER_EVENTS)
+		device_unregister_events(s, m->data, m->len);
 	else
-		refuse(s, -EPROTO, "a message of a type that the daemon does not take");
+		attach_refuse(s, -EPROTO, "a message of a type that the daemon does not take");
 }
 
 void session_receive(struct session *s)
@@ -397,8 +416,8 @@ void session_receive(struct session *s)
 	size_t len;
 	int r;
 
-	/* Behind an unregistration that is waiting, messages wait too: answers come in order. */
-	for (int n = 0; n < MESSAGES_PER_ROUND && !s->closed && !s->leaving; n++) {
+	/* Behind one that is waiting, messages wait too: answers come in order. */
+	for (int n = 0; n < MESSAGES_PER_ROUND && !s->closed && !session_is_waiting(s); n++) {
 		r = message_receive(s->socket, buffer, WIRE_MESSAGE_MAX, &len, &fds, 0);
 		if (r == -EAGAIN || r == -EINTR)
 			return;
@@ -407,7 +426,7 @@ void session_receive(struct session *s)
 			return;
 		}
 		if (message_check(buffer, len, &why)) {
-			refuse(s, -EPROTO, why);
+			attach_refuse(s, -EPROTO, why);
 			session_close(s, why);
 		} else {
 			const struct received m = {.session = s, .data = buffer, .len = len, .fds = &fds};

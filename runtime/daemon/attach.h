@@ -12,6 +12,10 @@
 /* The memory that session->leaving_id named is unmapped: sends the answer that waited for it. */
 void attach_unregistered(struct session *s);
 
+/* Answers to a registration. */
+void attach_registered(struct session *s, uint32_t id);
+void attach_refuse(struct session *s, int status, const char *text);
+
 /* The answer to a control command that took time; it is taken. NULL: out of memory. */
 void attach_answer(struct session *s, json_t *answer);
 

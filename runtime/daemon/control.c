@@ -6,6 +6,7 @@
 
 #include "runtime/daemon/daemon.h"
 #include "runtime/daemon/shadow/fidelity.h"
+#include "runtime/daemon/device/gpu.h"
 
 static json_t *number(uint64_t n)
 {
@@ -97,6 +98,7 @@ static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 	json_decref(more);
 	json_object_set_new(object, "draining", json_boolean(d->draining));
 	json_object_set_new(object, "shadow", fidelity_status(d->fidelity));
+	json_object_set_new(object, "device", gpu_status(d->gpu));
 	return object;
 }
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,9 @@
 
 #include "base/address.h"
 #include "base/log.h"
+#include "runtime/cuda/device.h"
 #include "runtime/daemon/attach.h"
+#include "runtime/daemon/device/gpu.h"
 #include "runtime/daemon/gauges.h"
 #include "runtime/daemon/shadow/fidelity.h"
 
@@ -24,6 +27,7 @@ enum {
 	REQUESTS_PER_ROUND = 64, /* of one session, so that none keeps the others waiting */
 	HELLO_MS = 5000,         /* a connection that has not said hello by then is closed */
 	ACCEPTS_PER_ROUND = 16,
+	GPU_END_MS = 5000,       /* what a stopping daemon waits for the driver */
 	CONTROL_CONNECTIONS = 8, /* beyond max_clients, so that an operator always gets in */
 };
 
@@ -45,7 +49,8 @@ static uint64_t now_us(void)
 
 /* The event's cookie: a session's address, whose low bits are free, with the source in them. */
 enum { SOURCE_MASK = 15 };
-_Static_assert((int)SOURCE_PROCESS <= (int)SOURCE_MASK, "sources fit the free bits of an address");
+_Static_assert((int)SOURCE_GPU <= (int)SOURCE_MASK && _Alignof(max_align_t) > SOURCE_MASK,
+	"sources fit the free bits of an address");
 
 static struct epoll_event event_of(enum daemon_source source, struct session *s)
 {
@@ -226,6 +231,11 @@ static int set_up(struct daemon *d)
 		r = daemon_watch(d, learn_fd(d->learn), SOURCE_LEARN, NULL);
 	if (r)
 		return r;
+	r = gpu_new(c, &d->gpu);
+	if (!r && d->gpu)
+		r = daemon_watch(d, lanes_fd(d->gpu->lanes), SOURCE_GPU, NULL);
+	if (r)
+		return r;
 	d->n_workers = c->workers ? c->workers : n_cpus > 0 ? (uint32_t)n_cpus : 1;
 	r = workers_new(d->n_workers, d->kernels, &d->workers);
 	if (!r)
@@ -255,9 +265,9 @@ int daemon_init(struct daemon *d, const struct config *config)
 		return r;
 	}
 	events_add(d->events, EVENT_DAEMON, EVENT_NOBODY, NULL,
-		"serving on %s: backend host (%s), %u workers, pool %llu MiB, store %s", config->socket,
-		d->kernels->name, d->n_workers, (unsigned long long)config->pool_bytes >> 20,
-		d->store ? config->store_dir : "none");
+		"serving on %s: backend host (%s), %u workers, pool %llu MiB, store %s, device %s",
+		config->socket, d->kernels->name, d->n_workers, (unsigned long long)config->pool_bytes >> 20,
+		d->store ? config->store_dir : "none", d->gpu ? device_describe(d->gpu->device) : "none");
 	return 0;
 }
 
@@ -335,7 +345,7 @@ static void handle_event(struct daemon *d, const struct epoll_event *event)
 	case SOURCE_WORKERS: workers_reap(d->workers); break;
 	case SOURCE_STORE: cache_reap(d->cache); break;
 	case SOURCE_SOCKET:
-		if (s->leaving && (event->events & (EPOLLHUP | EPOLLERR)))
+		if (session_is_waiting(s) && (event->events & (EPOLLHUP | EPOLLERR)))
 			session_close(s, "the client has gone");
 		else
 			session_receive(s);
@@ -344,6 +354,7 @@ static void handle_event(struct daemon *d, const struct epoll_event *event)
 	case SOURCE_LEARN: learn_run(d->learn); break;
 	case SOURCE_FIDELITY: fidelity_reap(d->fidelity); break;
 	case SOURCE_PROCESS: session_close(s, "its process has ended"); break;
+	case SOURCE_GPU: gpu_reap(d->gpu); break;
 	}
 }
 
@@ -437,6 +448,8 @@ int daemon_run(struct daemon *d)
 			if (!may_sleep(d))
 				timeout_ms = 0;
 		}
+		if (d->gpu)
+			timeout_ms = gpu_tick(d->gpu, timeout_ms);
 		timeout_ms = gauges_publish(d, timeout_ms);
 		timeout_ms = notify_alive(&d->notify, daemon_now_ms(), timeout_ms);
 		/* Spinning looks at the descriptors as well, but the rings come first. */
@@ -455,9 +468,19 @@ int daemon_run(struct daemon *d)
 	return 0;
 }
 
+/* The driver does not come back with something that a session wants: what can be saved is, and the process
+ * ends without the rest, which is in use still. */
+static void end_without_gpu(struct daemon *d)
+{
+	log_error("device: a call has not come back: the daemon ends without it");
+	d->store = store_close(d->store);
+	_exit(EXIT_FAILURE);
+}
+
 /* Lets everything in flight end: sessions are closed, so no new work comes. */
 static void drain(struct daemon *d)
 {
+	const uint64_t give_up_ms = daemon_now_ms() + GPU_END_MS;
 	struct epoll_event events[EVENTS_MAX];
 
 	for (struct session *s = d->sessions; s; s = s->next)
@@ -466,15 +489,22 @@ static void drain(struct daemon *d)
 	learn_stop(d->learn);
 	fidelity_stop(d->fidelity);
 	while (d->sessions || (d->workers && workers_n_busy(d->workers)) ||
-		(d->cache && cache_n_busy(d->cache)) || (d->learn && !learn_is_idle(d->learn))) {
+		(d->cache && cache_n_busy(d->cache)) || (d->learn && !learn_is_idle(d->learn)) ||
+		(d->gpu && !gpu_is_idle(d->gpu))) {
 		if (d->workers)
 			workers_reap(d->workers);
+		if (d->gpu)
+			gpu_reap(d->gpu);
+		if (d->gpu && !gpu_is_idle(d->gpu) && daemon_now_ms() > give_up_ms &&
+			!workers_n_busy(d->workers) && !cache_n_busy(d->cache))
+			end_without_gpu(d);
 		if (d->cache) {
 			cache_reap(d->cache);
 			cache_tick(d->cache);
 		}
 		sweep(d);
-		if (d->sessions || workers_n_busy(d->workers) || cache_n_busy(d->cache))
+		if (d->sessions || workers_n_busy(d->workers) || cache_n_busy(d->cache) ||
+			(d->gpu && !gpu_is_idle(d->gpu)))
 			epoll_wait(d->epoll, events, EVENTS_MAX, 10);
 	}
 }
@@ -488,6 +518,7 @@ void daemon_fini(struct daemon *d)
 	if (d->workers)
 		drain(d);
 	d->workers = workers_free(d->workers);
+	d->gpu = gpu_free(d->gpu);
 	d->learn = learn_free(d->learn);
 	d->fidelity = fidelity_free(d->fidelity);
 	d->store = store_close(d->store);

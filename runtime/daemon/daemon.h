@@ -1,7 +1,7 @@
 /*
  * The daemon: one front thread that owns every structure and never blocks, workers that encode and decode,
- * and the store's thread. The front thread sleeps in epoll on the listening socket, signals, every session's
- * socket and doorbell, finished jobs and finished disk operations.
+ * the store's thread, and a lane for each engine on the GPU. The front thread sleeps in epoll on the
+ * listening socket, signals, every session's socket and doorbell, finished jobs and finished disk operations.
  */
 #ifndef RUNTIME_DAEMON_DAEMON_H
 #define RUNTIME_DAEMON_DAEMON_H
@@ -22,6 +22,7 @@
 enum { DAEMON_OPS = 10 };
 
 struct fidelity;
+struct gpu;
 
 struct daemon_counters {
 	uint64_t n_requests[DAEMON_OPS]; /* by enum wire_op */
@@ -47,6 +48,7 @@ struct daemon {
 	struct learn *learn;
 	struct fidelity *fidelity;
 	struct board *board;
+	struct gpu *gpu; /* NULL: none */
 	struct notify notify;
 	struct exporter *exporter; /* NULL: no metrics */
 	uint32_t n_workers;
@@ -82,7 +84,8 @@ enum daemon_source {
 	SOURCE_DOORBELL,
 	SOURCE_LEARN,
 	SOURCE_FIDELITY,
-	SOURCE_PROCESS
+	SOURCE_PROCESS,
+	SOURCE_GPU
 };
 int daemon_watch(struct daemon *d, int fd, enum daemon_source source, struct session *s);
 /* Stops and resumes listening for a session's messages; a hang-up is noticed all the same. */

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/daemon/device/memory.h"
+
 enum { BLOCK_TOKENS_MAX = 65536, BLOCKS_MAX = 1 << 24 };
 
 /* One axis of a layout: n elements of stride bytes each, whose inner extent is inner bytes. */
@@ -60,8 +62,8 @@ static bool overlaps(const struct axis axes[3], uint64_t inner)
 	return false;
 }
 
-static int check_layout(const struct plane *p, const struct wire_register_memory *m,
-	const struct wire_layout *l, uint64_t size, char *why, size_t why_len, uint32_t layer, uint32_t plane)
+int mapping_check_layout(const struct plane *p, const struct wire_register_memory *m,
+	const struct wire_layout *l, uint64_t size, uint32_t layer, uint32_t plane, char *why, size_t why_len)
 {
 	const uint64_t element = dtype_bytes(p->dtype);
 	const struct axis axes[3] = {{l->block_stride, m->n_blocks}, {l->token_stride, m->block_tokens},
@@ -99,6 +101,40 @@ static int check_memfd(int fd, uint64_t size_bytes, char *why, size_t why_len)
 	return 0;
 }
 
+int mapping_check_blocks(const struct wire_register_memory *m, char *why, size_t why_len)
+{
+	if (m->block_tokens && m->block_tokens <= BLOCK_TOKENS_MAX && m->n_blocks &&
+		m->n_blocks <= BLOCKS_MAX)
+		return 0;
+	snprintf(why, why_len, "%u blocks of %u tokens are out of range", m->n_blocks, m->block_tokens);
+	return -EINVAL;
+}
+
+static struct mapping *describe(const struct model *model, const struct wire_register_memory *message)
+{
+	struct mapping *m = calloc(1, sizeof *m);
+
+	if (m)
+		*m = (struct mapping){.n_refs = 1,
+			.model = model,
+			.block_tokens = message->block_tokens,
+			.n_blocks = message->n_blocks,
+			.size_bytes = message->size_bytes};
+	return m;
+}
+
+int mapping_new_device(const struct model *model, const struct wire_register_memory *message,
+	struct device_memory *device, struct mapping **out)
+{
+	struct mapping *m = describe(model, message);
+
+	if (!m)
+		return -ENOMEM;
+	m->device = device;
+	*out = m;
+	return 0;
+}
+
 int mapping_new(const struct model *model, const struct wire_register_memory *message,
 	const struct wire_layout *layouts, int fd, struct mapping **out, char *why, size_t why_len)
 {
@@ -106,27 +142,18 @@ int mapping_new(const struct model *model, const struct wire_register_memory *me
 	struct mapping *m;
 	int r;
 
-	if (!message->block_tokens || message->block_tokens > BLOCK_TOKENS_MAX || !message->n_blocks ||
-		message->n_blocks > BLOCKS_MAX) {
-		snprintf(why, why_len, "%u blocks of %u tokens are out of range", message->n_blocks,
-			message->block_tokens);
-		return -EINVAL;
-	}
-	r = check_memfd(fd, message->size_bytes, why, why_len);
+	r = mapping_check_blocks(message, why, why_len);
+	if (!r)
+		r = check_memfd(fd, message->size_bytes, why, why_len);
 	for (uint32_t i = 0; !r && i < g->n_layers * g->n_planes; i++)
-		r = check_layout(&g->planes[i % g->n_planes], message, &layouts[i], message->size_bytes, why,
-			why_len, i / g->n_planes, i % g->n_planes);
+		r = mapping_check_layout(&g->planes[i % g->n_planes], message, &layouts[i],
+			message->size_bytes, i / g->n_planes, i % g->n_planes, why, why_len);
 	if (r)
 		return r;
 
-	m = calloc(1, sizeof *m);
+	m = describe(model, message);
 	if (!m)
 		return -ENOMEM;
-	m->n_refs = 1;
-	m->model = model;
-	m->block_tokens = message->block_tokens;
-	m->n_blocks = message->n_blocks;
-	m->size_bytes = message->size_bytes;
 	m->addr = mmap(NULL, m->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (m->addr == MAP_FAILED) {
 		r = -errno;
@@ -161,6 +188,7 @@ struct mapping *mapping_unref(struct mapping *m)
 		return NULL;
 	if (m->addr)
 		munmap(m->addr, m->size_bytes);
+	device_memory_unref(m->device);
 	free(m->pages);
 	free(m);
 	return NULL;

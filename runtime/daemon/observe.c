@@ -8,6 +8,7 @@
 #include "kernels/formula.h"
 #include "policy/sinks/observe.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/device/chunk.h"
 #include "runtime/daemon/shadow/fidelity.h"
 
 enum { QUERIES_MAX = 65536 };
@@ -86,14 +87,16 @@ static float element(const uint8_t *at, uint32_t dtype)
 	return dtype == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
 }
 
-static int judge_queries(struct observation *o)
+/* The queries of one layer, [n_queries, n_heads, dim], over the sequence's keys there. */
+static int judge_layer(struct observation *o, uint32_t l)
 {
 	const struct wire_observation *h = &o->head;
 	const struct plane *p = &o->model->geometry.planes[0];
 	const uint32_t n_planes = o->model->geometry.n_planes;
-	const struct kv_run run = {o->blocks, o->mapping->block_tokens, o->block_offset};
+	const struct kv_run mapped = {o->blocks, o->mapping->block_tokens, o->block_offset};
 	const size_t layer = (size_t)h->n_queries * h->n_heads * p->dim, es = dtype_bytes(p->dtype);
-	const uint8_t *from = o->data + h->n_queries * sizeof(uint32_t);
+	const uint8_t *from = o->data + h->n_queries * sizeof(uint32_t) + l * layer * es;
+	const struct codec_chunk staged = o->staged ? device_chunk_view(o->staged) : (struct codec_chunk){0};
 	float *values = malloc(layer * sizeof *values);
 	uint64_t *positions = malloc(h->n_queries * sizeof *positions);
 	int r = values && positions ? 0 : -ENOMEM;
@@ -104,7 +107,7 @@ static int judge_queries(struct observation *o)
 		memcpy(&position, o->data + i * sizeof position, sizeof position);
 		positions[i] = position;
 	}
-	for (uint32_t l = 0; l < h->n_layers && !r; l++) {
+	if (!r) {
 		const struct detection_queries q = {.n_queries = h->n_queries,
 			.n_heads = h->n_heads,
 			.positions = positions,
@@ -114,8 +117,10 @@ static int judge_queries(struct observation *o)
 		for (size_t i = 0; i < layer; i++, from += es)
 			values[i] = element(from, p->dtype);
 		r = detection_observe(o->detection, p,
-			&o->mapping->pages[(size_t)(h->first_layer + l) * n_planes], &run, o->n_tokens,
-			o->daemon->config->chunk_tokens, &q, o->resting, o->asked);
+			o->staged ? staged.pages
+				  : &o->mapping->pages[(size_t)(h->first_layer + l) * n_planes],
+			o->staged ? &staged.run : &mapped, o->n_tokens, o->daemon->config->chunk_tokens, &q,
+			o->resting, o->asked);
 	}
 	free(values);
 	free(positions);
@@ -137,54 +142,85 @@ static void judge_sums(struct observation *o)
 	}
 }
 
-static void teach(struct observation *o)
+/* Too little to say anything yet, or no memory: what was known stays. */
+static int teach_chunk(struct observation *o, uint32_t c)
 {
 	const uint32_t size = o->daemon->config->chunk_tokens;
+	const struct codec_chunk chunk =
+		o->staged ? device_chunk_view(o->staged)
+			  : (struct codec_chunk){.geometry = &o->model->geometry,
+				    .pages = o->mapping->pages,
+				    .run = {o->blocks, o->mapping->block_tokens, o->block_offset + c * size},
+				    .n_tokens = size,
+				    .position = (uint64_t)c * size};
+
+	return detection_learn(o->detection, &chunk, o->learner, o->resting + c * size);
+}
+
+static void begin(struct observation *o)
+{
+	for (uint32_t t = 0; t < o->n_tokens; t++)
+		o->resting[t] = o->asked[t] = NAN;
+	if (o->head.kind == WIRE_SUMS)
+		judge_sums(o);
+	fidelity_fill(o);
+}
+
+static void count_judged(struct observation *o)
+{
+	const uint32_t size = o->daemon->config->chunk_tokens;
+
+	while ((o->n_judged + 1) * size <= o->n_tokens && !isnan(o->resting[o->n_judged * size]))
+		o->n_judged++;
+}
+
+static void make_detector(struct observation *o)
+{
+	sinks_learner_detector(o->learner, o->mistaken_max, log(o->multiple), &o->learned);
+}
+
+static void run_all(struct observation *o)
+{
 	int r = 0;
 
-	for (uint32_t c = 0; c < o->n_judged && !r; c++) {
-		const struct codec_chunk chunk = {.geometry = &o->model->geometry,
-			.pages = o->mapping->pages,
-			.run = {o->blocks, o->mapping->block_tokens, o->block_offset + c * size},
-			.n_tokens = size,
-			.position = (uint64_t)c * size};
-
-		r = detection_learn(o->detection, &chunk, o->learner, o->resting + c * size);
-	}
-	/* Too little to say anything yet, or no memory: what was known stays. */
-	if (!r)
-		sinks_learner_detector(o->learner, o->mistaken_max, log(o->multiple), &o->learned);
+	begin(o);
+	for (uint32_t l = 0; o->head.kind == WIRE_QUERIES && l < o->head.n_layers && !o->status; l++)
+		o->status = judge_layer(o, l);
+	if (o->status)
+		return;
+	count_judged(o);
+	for (uint32_t c = 0; o->learner && c < o->n_judged && !r; c++)
+		r = teach_chunk(o, c);
+	if (o->learner && !r)
+		make_detector(o);
 }
 
 static void run(struct job *job, struct codec *codec)
 {
 	struct observation *o = (struct observation *)job;
-	const uint32_t size = o->daemon->config->chunk_tokens;
 
 	(void)codec;
-	for (uint32_t t = 0; t < o->n_tokens; t++)
-		o->resting[t] = o->asked[t] = NAN;
 	if (!o->detection) {
 		o->status = -ENOMEM; /* picks are not filled, and with a status not used */
 		return;
 	}
-	if (o->head.kind == WIRE_SUMS)
-		judge_sums(o);
-	else
-		o->status = judge_queries(o);
-	while (!o->status && (o->n_judged + 1) * size <= o->n_tokens &&
-		!isnan(o->resting[o->n_judged * size]))
-		o->n_judged++;
-	if (!o->status && o->learner)
-		teach(o);
-	fidelity_fill(o);
+	switch (o->piece) {
+	case OBSERVE_ALL: run_all(o); break;
+	case OBSERVE_SUMS: begin(o); break;
+	case OBSERVE_LAYER: o->status = judge_layer(o, o->next_layer++); break;
+	case OBSERVE_COUNT: count_judged(o); break;
+	case OBSERVE_CHUNK:
+		/* After one that could not be learned from, none is. */
+		o->next_chunk = teach_chunk(o, o->next_chunk) ? UINT32_MAX : o->next_chunk + 1;
+		break;
+	case OBSERVE_END: make_detector(o); break;
+	}
 }
 
 /* ---- on the front thread ---- */
 
-static void finished(struct job *job)
+static void finish(struct observation *o)
 {
-	struct observation *o = (struct observation *)job;
 	struct governor *g = o->daemon->governor;
 	const uint32_t size = o->daemon->config->chunk_tokens;
 
@@ -201,6 +237,78 @@ static void finished(struct job *job)
 	o->done(o);
 }
 
+static void go_on(struct observation *o);
+
+static void piece_done(struct job *job)
+{
+	struct observation *o = (struct observation *)job;
+
+	o->staged = device_chunk_free(o->staged);
+	if (o->status || o->piece == OBSERVE_ALL || o->piece == OBSERVE_END)
+		finish(o);
+	else
+		go_on(o);
+}
+
+static void piece_gathered(struct device_chunk *c, int status)
+{
+	struct observation *o = c->owner;
+
+	o->status = status;
+	if (status)
+		piece_done(&o->job);
+	else
+		workers_submit(o->daemon->workers, &o->job);
+}
+
+/* OBSERVE_ALL: there is none. */
+static enum observation_piece next_piece(const struct observation *o)
+{
+	if (o->piece == OBSERVE_SUMS || o->piece == OBSERVE_LAYER)
+		return o->head.kind == WIRE_QUERIES && o->next_layer < o->head.n_layers ? OBSERVE_LAYER
+											: OBSERVE_COUNT;
+	if (!o->learner || o->next_chunk == UINT32_MAX)
+		return OBSERVE_ALL;
+	return o->next_chunk < o->n_judged ? OBSERVE_CHUNK : OBSERVE_END;
+}
+
+/* The next piece of an observation of memory on the GPU; what it reads is gathered first. */
+static void go_on(struct observation *o)
+{
+	const struct geometry *g = &o->model->geometry;
+	const uint32_t size = o->daemon->config->chunk_tokens;
+	struct device_tokens tokens = {.geometry = g,
+		.run = {o->blocks, o->mapping->block_tokens, o->block_offset},
+		.n_tokens = o->n_tokens,
+		.n_planes = 1};
+
+	o->piece = next_piece(o);
+	if (o->piece == OBSERVE_ALL) {
+		finish(o);
+		return;
+	}
+	if (o->piece == OBSERVE_COUNT || o->piece == OBSERVE_END) {
+		workers_submit(o->daemon->workers, &o->job);
+		return;
+	}
+	if (o->piece == OBSERVE_LAYER) {
+		tokens.first_plane = (o->head.first_layer + o->next_layer) * g->n_planes;
+	} else {
+		tokens.run.offset += o->next_chunk * size;
+		tokens.n_tokens = size;
+		tokens.position = (uint64_t)o->next_chunk * size;
+		tokens.n_planes = g->n_layers * g->n_planes;
+	}
+	o->staged = device_chunk_new(o->daemon->gpu, o->mapping->device, o->lane, &tokens);
+	if (!o->staged) {
+		o->status = -ENOMEM;
+		finish(o);
+		return;
+	}
+	o->staged->owner = o;
+	device_chunk_gather(o->staged, piece_gathered);
+}
+
 void observation_start(struct observation *o)
 {
 	struct governor *g = o->daemon->governor;
@@ -212,7 +320,8 @@ void observation_start(struct observation *o)
 	o->multiple = p->sink_multiple;
 	fidelity_pick(o->daemon->fidelity, o);
 	o->job.run = run;
-	o->job.done = finished;
+	o->job.done = piece_done;
+	o->piece = o->mapping->device ? OBSERVE_SUMS : OBSERVE_ALL;
 	workers_submit(o->daemon->workers, &o->job);
 }
 

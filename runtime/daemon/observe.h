@@ -1,7 +1,8 @@
 /*
  * OBSERVE: attention that an engine shows for a sequence whose keys lie in its memory. The request is checked
  * and copied on the front thread; a worker computes where attention rested and teaches the model's detector;
- * then the front thread keeps the result by chunk, for the puts that follow.
+ * then the front thread keeps the result by chunk, for the puts that follow. What lies on the GPU is staged
+ * piece by piece, the keys of one layer or the tokens of one chunk, with a job for each.
  */
 #ifndef RUNTIME_DAEMON_OBSERVE_H
 #define RUNTIME_DAEMON_OBSERVE_H
@@ -12,9 +13,20 @@
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
 
+struct device_chunk;
 struct query_sample;
 
 enum { OBSERVATION_PICKS_MAX = 4 };
+
+/* What a job does. */
+enum observation_piece {
+	OBSERVE_ALL,   /* everything, in memory that is mapped */
+	OBSERVE_SUMS,  /* what needs none of the engine's memory */
+	OBSERVE_LAYER, /* the queries of layer next_layer */
+	OBSERVE_COUNT, /* which chunks are judged */
+	OBSERVE_CHUNK, /* the lesson of chunk next_chunk */
+	OBSERVE_END,
+};
 
 struct observation {
 	struct job job; /* first */
@@ -40,6 +52,10 @@ struct observation {
 	struct query_sample *picks[OBSERVATION_PICKS_MAX];
 	int status;
 	void (*done)(struct observation *o); /* on the front thread */
+	enum observation_piece piece;
+	uint32_t next_layer, next_chunk;
+	struct lane **lane;          /* the session's: memory on the GPU */
+	struct device_chunk *staged; /* the piece's tokens; NULL: they are where the mapping says */
 };
 
 /* By what scores are multiplied. */

@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "policy/policy.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/device/chunk.h"
+#include "runtime/daemon/device/signals.h"
 #include "runtime/daemon/observe.h"
 #include "runtime/daemon/shadow/fidelity.h"
 #include "shm/cistern.h"
@@ -40,6 +42,8 @@ struct step {
 	struct shadow *shadow; /* PUT: the original, to compare with; NULL: none */
 	uint32_t n_class[BOARD_CLASSES]; /* PUT */
 	struct plan plan;                /* PUT: what the policies make of the chunk */
+	struct device_chunk *staged;     /* of memory on the GPU, while it is in the daemon's hands */
+	bool unhanded;                   /* its copy from or to the GPU is still to be handed to the lane */
 };
 
 struct request {
@@ -64,6 +68,9 @@ struct request {
 	struct cache_wait wait; /* SYNC */
 	uint64_t serial, started_ns;
 	struct observation *observation; /* OBSERVE */
+	struct signals signals;          /* memory on the GPU */
+	uint32_t n_unhanded;             /* steps */
+	bool recorded;                   /* the phase's events are, or are about to be */
 };
 
 static void go_on(struct request *q);
@@ -127,6 +134,7 @@ static void request_end(struct request *q)
 
 	note_end(q);
 	mapping_unref(q->mapping);
+	signals_drop(&q->signals);
 	if (q->observation)
 		observation_fini(q->observation);
 	free(q->observation);
@@ -151,10 +159,14 @@ static uint32_t chunk_tokens(const struct request *q, uint32_t chunk)
 	return left < size ? left : size;
 }
 
-/* The chunk where it lies in the client's memory. */
-static struct codec_chunk chunk_in_memory(const struct request *q, uint32_t chunk)
+/* The chunk where it lies in the client's memory, or in the copy of what lies on the GPU. */
+static struct codec_chunk chunk_of(const struct step *step)
 {
-	const uint32_t first = chunk * q->daemon->config->chunk_tokens;
+	const struct request *q = step->request;
+	const uint32_t chunk = step->chunk, first = chunk * q->daemon->config->chunk_tokens;
+
+	if (step->staged)
+		return device_chunk_view(step->staged);
 
 	return (struct codec_chunk){.geometry = &q->model->geometry,
 		.pages = q->mapping->pages,
@@ -183,6 +195,8 @@ static void step_end(struct step *step, int status)
 	if (step->transform)
 		registry_release(q->daemon->registry, step->transform);
 	plan_end(&step->plan);
+	device_chunk_free(step->staged);
+	q->n_unhanded -= step->unhanded;
 	free(step);
 	q->n_active--;
 	go_on(q);
@@ -198,6 +212,8 @@ static struct step *step_new(struct request *q, uint32_t chunk)
 	}
 	step->request = q;
 	step->chunk = chunk;
+	step->unhanded = q->mapping && q->mapping->device;
+	q->n_unhanded += step->unhanded;
 	q->n_active++;
 	return step;
 }
@@ -215,6 +231,86 @@ static struct step *step_of_wait(struct cache_wait *wait)
 	return (struct step *)((char *)wait - offsetof(struct step, wait));
 }
 
+/* ---- memory on the GPU: a step goes by way of a copy, and events are recorded behind the copying ---- */
+
+static void tell(struct request *q, uint32_t n_layers)
+{
+	const struct wire_cqe cqe = {.user_data = q->sqe.user_data,
+		.flags = CISTERN_MORE,
+		.n_chunks = q->n_chunks,
+		.n_layers = n_layers};
+
+	session_complete(q->session, &cqe);
+}
+
+static void recorded(struct signals *g, int status)
+{
+	struct request *q = (struct request *)((char *)g - offsetof(struct request, signals));
+
+	if (status)
+		cut(q, 0, status);
+	else
+		tell(q, q->sqe.op == WIRE_GET ? q->phase_end[q->phase] : 0);
+	q->n_active--;
+	go_on(q);
+}
+
+/* Once all of the phase is with the lane: what is recorded now comes behind it. */
+static void record_events(struct request *q)
+{
+	const uint32_t n = q->signals.n;
+	const bool is_last = q->sqe.op == WIRE_PUT || q->phase + 1 == q->n_phases;
+	const uint32_t from = q->phase < n ? q->phase : n - 1;
+
+	if (!n || q->recorded || q->n_unhanded || q->next < q->n_chunks || q->session->closed ||
+		(!q->n_chunks && (q->status || q->sqe.op == WIRE_GET)))
+		return;
+	/* The last event is for all groups that have none of their own, and fires with the last of them. */
+	if (!is_last && from + 1 >= n)
+		return;
+	q->recorded = true;
+	q->n_active++;
+	signals_record(&q->signals, from, is_last ? n : from + 1, recorded);
+}
+
+static void handed(struct device_chunk *c)
+{
+	struct step *step = c->owner;
+
+	step->unhanded = false;
+	step->request->n_unhanded--;
+	record_events(step->request);
+}
+
+static int stage(struct step *step)
+{
+	struct request *q = step->request;
+	const uint32_t first = step->chunk * q->daemon->config->chunk_tokens;
+	const struct device_tokens tokens = {.geometry = &q->model->geometry,
+		.run = {.blocks = q->blocks,
+			.block_tokens = q->mapping->block_tokens,
+			.offset = q->sqe.block_offset + first},
+		.n_tokens = chunk_tokens(q, step->chunk),
+		.position = q->sqe.position + first,
+		.n_planes = q->model->geometry.n_layers * q->model->geometry.n_planes};
+
+	step->staged = device_chunk_new(q->daemon->gpu, q->mapping->device, &q->session->lane, &tokens);
+	if (!step->staged)
+		return -ENOMEM;
+	step->staged->owner = step;
+	step->staged->handed = handed;
+	return 0;
+}
+
+static void is_ready(struct signals *g, int status)
+{
+	struct request *q = (struct request *)((char *)g - offsetof(struct request, signals));
+
+	if (status)
+		cut(q, 0, status);
+	go_on(q);
+}
+
 /* ---- PUT ---- */
 
 static void put_run(struct job *job, struct codec *codec)
@@ -222,7 +318,7 @@ static void put_run(struct job *job, struct codec *codec)
 	struct step *step = (struct step *)job;
 	const struct request *q = step->request;
 	const struct policy *policy = step->plan.policy;
-	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
+	const struct codec_chunk chunk = chunk_of(step);
 	const struct transform *t = step->transform;
 	uint8_t classes[FRAME_TOKENS_MAX];
 	struct codec_options options = {.transform = t,
@@ -282,6 +378,7 @@ static void put_done(struct job *job)
 	struct store_record what = {0};
 
 	trace_job(step, TRACE_ENCODE, step->frame_bytes);
+	step->staged = device_chunk_free(step->staged);
 	if (step->sample)
 		learn_take(q->daemon->learn, step->sample);
 	if (step->shadow)
@@ -302,6 +399,17 @@ static void put_done(struct job *job)
 	what.raw_bytes = step->info.raw_bytes;
 	step->wait.fn = put_filled;
 	cache_fill(q->daemon->cache, e, &what, step->frame, step->frame_bytes, &step->wait);
+}
+
+static void put_gathered(struct device_chunk *c, int status)
+{
+	struct step *step = c->owner;
+
+	step->status = status;
+	if (status)
+		put_done(&step->job);
+	else
+		workers_submit(step->request->daemon->workers, &step->job);
 }
 
 static void put_start(struct request *q, uint32_t chunk)
@@ -329,7 +437,15 @@ static void put_start(struct request *q, uint32_t chunk)
 		chunk_tokens(q, chunk), q->sqe.preset, &step->plan);
 	step->job.run = put_run;
 	step->job.done = put_done;
-	workers_submit(q->daemon->workers, &step->job);
+	if (!q->mapping->device) {
+		workers_submit(q->daemon->workers, &step->job);
+		return;
+	}
+	step->status = stage(step);
+	if (step->status)
+		put_done(&step->job);
+	else
+		device_chunk_gather(step->staged, put_gathered);
 }
 
 /* ---- GET and PREFETCH ---- */
@@ -338,7 +454,7 @@ static void get_run(struct job *job, struct codec *codec)
 {
 	struct step *step = (struct step *)job;
 	const struct request *q = step->request;
-	const struct codec_chunk chunk = chunk_in_memory(q, step->chunk);
+	const struct codec_chunk chunk = chunk_of(step);
 	const uint32_t first = q->phase ? q->phase_end[q->phase - 1] : 0;
 
 	step->status = codec ? codec_decode(codec, cache_frame(step->entry), step->entry->frame_bytes,
@@ -346,32 +462,60 @@ static void get_run(struct job *job, struct codec *codec)
 			     : -ENOMEM;
 }
 
+/* The tokens are where they belong, or cannot be had. */
+static void get_end(struct step *step, int status)
+{
+	struct request *q = step->request;
+
+	if (!status)
+		board_decoded(stats_of(q), step->entry->raw_bytes, step->entry->frame_bytes, !q->phase,
+			step->job.ended_ns - step->job.started_ns);
+	if (!status && !q->phase) {
+		q->daemon->counters.n_get_chunks++;
+		q->bytes += step->entry->frame_bytes;
+	}
+	cache_release(q->daemon->cache, step->entry);
+	step_end(step, status);
+}
+
+static void get_staged(struct device_chunk *c, int status)
+{
+	get_end(c->owner, status);
+}
+
 static void get_done(struct job *job)
 {
 	struct step *step = (struct step *)job;
 	struct request *q = step->request;
 	struct cache *cache = q->daemon->cache;
-	struct stats_cache *s = stats_of(q);
 	int status = step->status;
 
 	trace_job(step, TRACE_DECODE, step->entry->frame_bytes);
 	if (status == -EBADMSG || status == -ESTALE || status == -ENOTSUP) {
-		s->damaged++;
+		stats_of(q)->damaged++;
 		log_warning("a frame could not be decoded (%s); its chunk is dropped",
 			status == -ENOTSUP ? "it is of another version of the format" : strerror(-status));
 		status = -EBADMSG;
 		if (!step->entry->dead)
 			cache_remove(cache, step->entry, NULL);
-	} else if (!status) {
-		board_decoded(s, step->entry->raw_bytes, step->entry->frame_bytes, !q->phase,
-			step->job.ended_ns - step->job.started_ns);
 	}
-	if (!status && !q->phase) {
-		q->daemon->counters.n_get_chunks++;
-		q->bytes += step->entry->frame_bytes;
+	if (!status && step->staged) {
+		const uint32_t first = q->phase ? q->phase_end[q->phase - 1] : 0;
+
+		device_chunk_scatter(step->staged, first, q->phase_end[q->phase] - first, get_staged);
+		return;
 	}
-	cache_release(cache, step->entry);
-	step_end(step, status);
+	get_end(step, status);
+}
+
+static void get_lent(struct device_chunk *c, int status)
+{
+	struct step *step = c->owner;
+
+	if (status)
+		get_end(step, status);
+	else
+		workers_submit(step->request->daemon->workers, &step->job);
 }
 
 static void get_fetched(struct cache_wait *wait, int status)
@@ -395,10 +539,15 @@ static void get_fetched(struct cache_wait *wait, int status)
 		step->status = status;
 		step->job.run = get_run;
 		step->job.done = get_done;
-		if (status)
+		if (status) {
 			get_done(&step->job);
-		else
+		} else if (!q->mapping->device) {
 			workers_submit(q->daemon->workers, &step->job);
+		} else if (stage(step)) {
+			get_end(step, -ENOMEM);
+		} else {
+			device_chunk_lend(step->staged, get_lent);
+		}
 		return;
 	}
 	if (!status)
@@ -435,7 +584,7 @@ static void find_phases(struct request *q)
 	const struct transform *t = q->model->transform;
 
 	q->n_phases = 0;
-	for (uint32_t end = 1; end <= n_layers && (q->sqe.flags & CISTERN_LAYERWISE); end++) {
+	for (uint32_t end = 1; end <= n_layers && (q->sqe.flags & CISTERN_LAYERWISE || q->signals.n); end++) {
 		bool whole = t || end % LAYERS_PER_PHASE_PLAIN == 0 || end == n_layers;
 
 		for (uint32_t i = 0; t && i < t->n_parts; i++)
@@ -447,16 +596,6 @@ static void find_phases(struct request *q)
 	}
 	if (!q->n_phases)
 		q->phase_end[q->n_phases++] = n_layers;
-}
-
-static void tell_phase(struct request *q)
-{
-	const struct wire_cqe cqe = {.user_data = q->sqe.user_data,
-		.flags = CISTERN_MORE,
-		.n_chunks = q->n_chunks,
-		.n_layers = q->phase_end[q->phase]};
-
-	session_complete(q->session, &cqe);
 }
 
 /* ---- REMOVE and SYNC ---- */
@@ -512,6 +651,29 @@ static void observed(struct observation *o)
 	request_end(q);
 }
 
+static void observe_ready(struct signals *g, int status)
+{
+	struct request *q = (struct request *)((char *)g - offsetof(struct request, signals));
+
+	if (!status) {
+		observation_start(q->observation);
+		return;
+	}
+	q->status = status;
+	q->n_chunks = 0;
+	request_end(q);
+}
+
+static int take_ready(struct request *q, uint32_t event)
+{
+	const struct wire_run_events events = {.ready = (uint16_t)event};
+
+	if (!event)
+		return 0;
+	return q->mapping->device && event <= WIRE_EVENTS_MAX ? signals_take(&q->signals, q->session, &events)
+							      : -EINVAL;
+}
+
 static void observe_start(struct request *q)
 {
 	struct observation *o = q->observation = calloc(1, sizeof *o);
@@ -526,14 +688,17 @@ static void observe_start(struct request *q)
 			.block_offset = q->sqe.block_offset,
 			.n_tokens = q->sqe.n_tokens,
 			.n_chunks = q->n_chunks,
+			.lane = &q->session->lane,
 			.done = observed};
 		memcpy(o->name_space, q->session->name_space, 16);
 	}
 	q->status = !o                ? -ENOMEM
 		    : q->sqe.position ? -EINVAL
 				      : observation_take(o, q->session, q->sqe.data_off);
+	if (!q->status)
+		q->status = take_ready(q, o->head.ready_event);
 	if (!q->status) {
-		observation_start(o);
+		signals_await(&q->signals, observe_ready);
 		return;
 	}
 	q->daemon->counters.n_bad_requests += q->status == -EINVAL;
@@ -562,14 +727,17 @@ static void go_on(struct request *q)
 				get_start(q, chunk);
 		}
 		q->starting = false;
+		record_events(q);
 		if (q->n_active)
 			return;
 		if (q->session->closed || q->sqe.op != WIRE_GET || !q->n_chunks ||
 			q->phase + 1 == q->n_phases)
 			break;
-		tell_phase(q);
+		if (!q->signals.n)
+			tell(q, q->phase_end[q->phase]);
 		q->phase++;
 		q->next = 0;
+		q->recorded = false;
 	}
 	request_end(q);
 }
@@ -603,6 +771,18 @@ static int take_keys(struct request *q)
 	return 0;
 }
 
+/* Those of PUT and GET; OBSERVE's is in the arena. */
+static int take_events(struct request *q, const struct mapping *m)
+{
+	const struct wire_run_events *e = &q->sqe.events;
+
+	if (q->sqe.op == WIRE_OBSERVE)
+		return 0;
+	if (!m->device)
+		return e->ready || e->n ? -EINVAL : 0;
+	return q->sqe.op == WIRE_PUT && e->n > 1 ? -EINVAL : signals_take(&q->signals, q->session, e);
+}
+
 static int take_run(struct request *q)
 {
 	const struct session *s = q->session;
@@ -631,7 +811,7 @@ static int take_run(struct request *q)
 			return -EINVAL;
 	q->mapping = mapping_ref(m);
 	q->model = m->model;
-	return 0;
+	return take_events(q, m);
 }
 
 static int request_take(struct request *q)
@@ -730,6 +910,6 @@ void request_start(struct session *s, const struct wire_sqe *sqe)
 	default:
 		if (sqe->op == WIRE_GET)
 			find_phases(q);
-		go_on(q);
+		signals_await(&q->signals, is_ready);
 	}
 }

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "runtime/daemon/attach.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/device/register.h"
 #include "runtime/daemon/request.h"
 #include "shm/cistern.h"
 #include "shm/doorbell.h"
@@ -53,6 +54,7 @@ struct session *session_new(struct daemon *d, int socket, uint32_t id)
 	s->uid = peer.uid;
 	s->since_ms = daemon_now_ms();
 	s->sq_doorbell = s->cq_doorbell = -1;
+	s->owner = import_owner_of(peer.pid);
 	watch_process(s, peer.pid);
 	return s;
 }
@@ -80,6 +82,7 @@ void session_close(struct session *s, const char *why)
 	log_debug("session %u: closed: %s", s->id, why);
 	s->closed = true;
 	drop_pins(s);
+	device_session_closed(s);
 	for (uint32_t i = 0; i < SESSION_MEMORIES_MAX; i++)
 		s->memories[i] = mapping_unref(s->memories[i]);
 	s->leaving = mapping_unref(s->leaving);
@@ -236,10 +239,23 @@ void session_request_ended(struct session *s)
 {
 	assert(s->n_requests);
 	s->n_requests--;
+	device_request_ended(s);
 	if (s->leaving && s->leaving->n_refs == 1) {
-		s->leaving = mapping_unref(s->leaving);
-		attach_unregistered(s);
+		struct mapping *m = s->leaving;
+
+		s->leaving = NULL;
+		if (m->device) {
+			device_unregister_memory(s, m, s->leaving_id);
+		} else {
+			mapping_unref(m);
+			attach_unregistered(s);
+		}
 	}
+}
+
+bool session_is_waiting(const struct session *s)
+{
+	return s->leaving || s->leaving_events || s->waiting;
 }
 
 int session_pin(struct session *s, struct index_entry *e)

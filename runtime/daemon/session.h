@@ -9,12 +9,15 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "runtime/cuda/import.h"
 #include "runtime/daemon/mapping.h"
 #include "runtime/index.h"
 #include "shm/protocol.h"
 #include "shm/segment.h"
 
 struct daemon;
+struct event_group;
+struct lane;
 
 enum { SESSION_MODELS_MAX = 16, SESSION_MEMORIES_MAX = 64, SESSION_PINS_MAX = 1 << 20 };
 
@@ -44,6 +47,12 @@ struct session {
 	struct mapping *memories[SESSION_MEMORIES_MAX];
 	struct mapping *leaving; /* taken out, the answer waits for its last request */
 	uint32_t leaving_id;
+	/* On the GPU. */
+	struct import_owner owner;
+	struct lane *lane; /* NULL: nothing was registered there, or closed */
+	struct event_group *events;
+	struct event_group *leaving_events; /* as leaving */
+	bool waiting;             /* something is opened or closed on the lane, and the answer waits for it */
 	uint32_t n_requests;      /* in flight */
 	struct wire_cqe *backlog; /* completions that found the ring full */
 	uint32_t n_backlog, backlog_size;
@@ -78,6 +87,8 @@ void session_rung(struct session *s);
 void session_complete(struct session *s, const struct wire_cqe *cqe);
 void session_publish(struct session *s);
 
+/* An answer is owed still: the next message has to wait. */
+bool session_is_waiting(const struct session *s);
 /* A request has ended (after its last completion). */
 void session_request_ended(struct session *s);
 

@@ -432,6 +432,8 @@ static void bad_requests(void **state)
 		{"an observation of nothing", -EINVAL},
 		{"an observation longer than the arena", -EINVAL},
 		{"a preset that does not exist", -EINVAL},
+		{"an event for memory that is not on a GPU", -EINVAL},
+		{"events for memory that is not on a GPU", -EINVAL},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct wire_sqe s = good;
@@ -443,7 +445,7 @@ static void bad_requests(void **state)
 		for (uint32_t b = 0; b < 19; b++)
 			blocks[b] = b;
 		memcpy(l.segment.arena + 8192, &observation, sizeof observation);
-		s.data_off = 8192;
+		s.data_off = i >= 16 && i <= 19 ? 8192 : 0;
 		switch (i) {
 		case 1: s.op = 200; break;
 		case 2: s.object = 99; break;
@@ -487,6 +489,8 @@ static void bad_requests(void **state)
 			s.op = WIRE_PUT;
 			s.preset = 4;
 			break;
+		case 21: s.events.ready = 1; break;
+		case 22: s.events.n = 1; break;
 		}
 		const int got = submit(&l, &s);
 

@@ -74,7 +74,8 @@ static void every_key(void **state)
 		"chunk_tokens=64\n"
 		"   workers = 3\n"
 		"\tspin_us: 50\n"
-		"max_clients = 8\nbackend = host\nlog_level = debug\n"
+		"max_clients = 8\nbackend = host\ndevice = 3\ndevice_pool = 2G\ndevice_staging = 64M\n"
+		"log_level = debug\n"
 		"[pool] # sizes\n"
 		"size = 3m\n"
 		"[store]\npath = /var/lib/x\nsize = 2T\nsegment_size = 8192K\n"
@@ -99,6 +100,9 @@ static void every_key(void **state)
 	assert_int_equal(c.spin_us, 50);
 	assert_int_equal(c.max_clients, 8);
 	assert_string_equal(c.backend, "host");
+	assert_int_equal(c.device, 3);
+	assert_int_equal(c.device_pool, 2ull << 30);
+	assert_int_equal(c.device_staging, 64 << 20);
 	assert_int_equal(c.log_level, LOG_LEVEL_DEBUG);
 	assert_int_equal(c.pool_bytes, 3 << 20);
 	assert_string_equal(c.store_dir, "/var/lib/x");
@@ -173,6 +177,12 @@ static void faults(void **state)
 		{"[daemon]\nsocket =", ":2: [daemon] socket: must not be empty"},
 		{"[daemon]\nsocket = /" LONG_50 LONG_50, ":2: [daemon] socket: longer than 99 bytes"},
 		{"[daemon]\nsocket = /" LONG_200, ":2: longer than 198 bytes"},
+		{"[daemon]\ndevice = gpu",
+			":2: [daemon] device: \"gpu\" is neither none nor auto nor a GPU's number"},
+		{"[daemon]\ndevice = -1",
+			":2: [daemon] device: \"-1\" is neither none nor auto nor a GPU's number"},
+		{"[daemon]\ndevice_staging = 1",
+			":2: [daemon] device_staging: 1 is out of range (1048576 to 1099511627776)"},
 		{"[daemon]\nbackend = cpu", ":2: [daemon] backend: \"cpu\" is neither auto nor host"},
 		{"[daemon]\nlog_level = 3",
 			":2: [daemon] log_level: \"3\" is none of error, warning, info, debug"},

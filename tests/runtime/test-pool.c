@@ -55,6 +55,49 @@ static void limits(void **state)
 	pool_free(p);
 }
 
+/* Over memory that the CPU cannot touch, with a limit that moves. */
+static void limit_moves(void **state)
+{
+	char *const range = (char *)(uintptr_t)0x7000000000;
+	struct pool *p = NULL;
+	struct pool_stats stats;
+	void *a, *b, *c;
+
+	(void)state;
+	assert_int_equal(pool_over(range, 8 * PAGE, 9 * PAGE, &p), -EINVAL);
+	assert_int_equal(pool_over(range, 8 * PAGE, 0, &p), 0);
+	assert_int_equal(pool_alloc(p, PAGE, &a), -ENOSPC);
+	assert_int_equal(pool_set_limit(p, 4 * PAGE), 0);
+	assert_int_equal(pool_alloc(p, 2 * PAGE, &a), 0);
+	assert_int_equal(pool_alloc(p, PAGE, &b), 0);
+	assert_ptr_equal(a, range);
+	assert_ptr_equal(b, range + 2 * PAGE);
+	assert_int_equal(pool_alloc(p, 2 * PAGE, &c), -ENOSPC);
+	assert_int_equal(pool_set_limit(p, 6 * PAGE), 0); /* what was free before it is joined */
+	assert_int_equal(pool_alloc(p, 3 * PAGE, &c), 0);
+	assert_int_equal(pool_set_limit(p, 5 * PAGE), -EBUSY);
+	pool_release(p, c, 3 * PAGE);
+	assert_int_equal(pool_set_limit(p, 2 * PAGE), -EBUSY);
+	assert_int_equal(pool_set_limit(p, 3 * PAGE), 0);
+	pool_get_stats(p, &stats);
+	assert_int_equal(stats.limit_bytes, 3 * PAGE);
+	assert_int_equal(stats.used_bytes, 3 * PAGE);
+	assert_int_equal(stats.largest_free_bytes, 0);
+	pool_release(p, b, PAGE);
+	assert_int_equal(pool_set_limit(p, 8 * PAGE), 0);
+	assert_int_equal(pool_alloc(p, 6 * PAGE, &b), 0);
+	pool_release(p, a, 2 * PAGE);
+	assert_int_equal(pool_set_limit(p, 0), -EBUSY);
+	pool_release(p, b, 6 * PAGE);
+	assert_int_equal(pool_set_limit(p, 0), 0);
+	assert_int_equal(pool_set_limit(p, 9 * PAGE), -EINVAL);
+	pool_free(p);
+
+	assert_int_equal(pool_new(8 * PAGE, &p), 0);
+	assert_int_equal(pool_set_limit(p, 4 * PAGE), -EINVAL);
+	pool_free(p);
+}
+
 /* Half of the pool is free and yet nothing longer than a page fits, until neighbours come free and merge. */
 static void fragmentation(void **state)
 {
@@ -248,6 +291,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(limits),
+		cmocka_unit_test(limit_moves),
 		cmocka_unit_test(fragmentation),
 		cmocka_unit_test(best_fit),
 		cmocka_unit_test(against_model),

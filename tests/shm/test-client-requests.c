@@ -580,11 +580,121 @@ static void test_last_completions(void **state)
 	detach(&d, c);
 }
 
+/* Memory and events on a GPU are bytes that pass through; the daemon gets ids of its own. */
+static void test_device_on_the_wire(void **state)
+{
+	struct fake_daemon d = {0};
+	struct cistern *c = attach(&d, 8, 4096, 0);
+	const uint32_t on_host = add_memory(c);
+	struct cistern_layout layout = {.block_stride = 64, .token_stride = 16, .head_stride = 16};
+	struct cistern_device_part parts[2] = {
+		{.address = 0x7000, .offset_bytes = 256, .size_bytes = 1024, .fd = 1},
+		{.allocation_bytes = 8192, .size_bytes = 512, .fd = 2}};
+	struct cistern_memory memory = {.model_id = 1,
+		.size_bytes = 1536,
+		.block_tokens = BLOCK_TOKENS,
+		.n_blocks = N_BLOCKS,
+		.layouts = &layout,
+		.kind = CISTERN_MEMORY_CUDA_IPC,
+		.n_parts = 2,
+		.parts = parts,
+		.uuid = {9}};
+	uint8_t handles[3][64];
+	uint32_t id, first, second;
+	struct {
+		struct wire_register_memory head;
+		struct wire_device_memory device;
+		struct wire_device_part parts[2];
+		struct wire_layout layout;
+	} wire;
+	struct cistern_run run;
+	struct wire_sqe sqe;
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		memset(handles[i], i + 1, 64);
+	memcpy(parts[0].handle, handles[0], 64);
+	memcpy(parts[1].handle, handles[1], 64);
+	assert_int_equal(cistern_register_memory(c, &memory, &id), 0);
+	assert_int_equal(d.message_len, sizeof wire);
+	assert_int_equal(d.n_fds, 0);
+	memcpy(&wire, d.message, sizeof wire);
+	assert_int_equal(wire.head.kind, WIRE_MEMORY_CUDA_IPC);
+	assert_int_equal(wire.device.n_parts, 2);
+	assert_int_equal(wire.device.uuid[0], 9);
+	assert_memory_equal(wire.parts[1].handle, handles[1], 64);
+	assert_int_equal(wire.parts[0].address, 0x7000);
+	assert_int_equal(wire.parts[0].offset_bytes, 256);
+	assert_int_equal(wire.parts[1].size_bytes, 512);
+	assert_int_equal(wire.layout.block_stride, 64);
+	memory.kind = CISTERN_MEMORY_CUDA_VMM;
+	assert_int_equal(cistern_register_memory(c, &memory, &id), 0);
+	assert_int_equal(d.n_fds, 2);
+	memcpy(&wire, d.message, sizeof wire);
+	assert_int_equal(wire.head.kind, WIRE_MEMORY_CUDA_VMM);
+	assert_int_equal(wire.parts[1].allocation_bytes, 8192);
+	assert_int_equal(wire.parts[1].handle[0], 0);
+
+	d.next_id = 40;
+	assert_int_equal(cistern_register_events(c, handles, 1, &first), 0);
+	assert_int_equal(cistern_register_events(c, handles + 1, 2, &second), 0);
+	assert_int_equal(d.message_len, sizeof(struct wire_register_events) + 128);
+	assert_int_equal(second, first + 1);
+
+	run = good_run(id);
+	run.ready_event = first;
+	run.released_event = second + 1;
+	run.first_event = second;
+	run.n_events = 2;
+	assert_int_equal(cistern_put(c, &run, NULL, 1), 0);
+	assert_int_equal(cistern_submit(c), 1);
+	await(c, 1);
+	sqe = fake_last_sqe(&d);
+	assert_int_equal(sqe.events.ready, 41);
+	assert_int_equal(sqe.events.first, 43);
+	assert_int_equal(sqe.events.n, 1);
+	assert_int_equal(cistern_get(c, &run, 2), 0);
+	assert_int_equal(cistern_submit(c), 1);
+	await(c, 2);
+	sqe = fake_last_sqe(&d);
+	assert_int_equal(sqe.events.ready, 41);
+	assert_int_equal(sqe.events.first, 42);
+	assert_int_equal(sqe.events.n, 2);
+
+	/* Nothing of this reaches the daemon. */
+	run.n_events = 3;
+	assert_int_equal(cistern_get(c, &run, 3), -EINVAL);
+	run.n_events = 2;
+	run.first_event = first; /* of two registrations */
+	assert_int_equal(cistern_get(c, &run, 3), -EINVAL);
+	run = good_run(on_host);
+	run.ready_event = first;
+	assert_int_equal(cistern_put(c, &run, NULL, 3), -EINVAL);
+	run = good_run(id);
+	assert_int_equal(cistern_unregister_events(c, second + 1), -ENOENT);
+	assert_int_equal(cistern_unregister_events(c, second), 0);
+	run.released_event = second;
+	assert_int_equal(cistern_put(c, &run, NULL, 3), -EINVAL);
+	assert_int_equal(cistern_register_events(c, handles, 0, &first), -EINVAL);
+	assert_int_equal(cistern_register_events(c, NULL, 1, &first), -EINVAL);
+	memory.size_bytes = 1537;
+	assert_int_equal(cistern_register_memory(c, &memory, &id), -EINVAL);
+	memory.size_bytes = 1536;
+	parts[1].fd = -1;
+	assert_int_equal(cistern_register_memory(c, &memory, &id), -EINVAL);
+	memory.n_parts = 5;
+	assert_int_equal(cistern_register_memory(c, &memory, &id), -EINVAL);
+	memory.kind = 7;
+	assert_int_equal(cistern_register_memory(c, &memory, &id), -EINVAL);
+	detach(&d, c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nop),
 		cmocka_unit_test(test_requests_on_the_wire),
+		cmocka_unit_test(test_device_on_the_wire),
 		cmocka_unit_test(test_runs_that_do_not_add_up),
 		cmocka_unit_test(test_submission_ring_full),
 		cmocka_unit_test(test_flights_run_out),

@@ -1,0 +1,108 @@
+#include "runtime/daemon/device/gpu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "kernels/cuda/driver.h"
+#include "runtime/cuda/device.h"
+
+enum { IMPORTS_MAX = 4096 }; /* allocations */
+
+static int set_up(
+	struct gpu *g, const struct config *c, const struct device_options *o, char *why, size_t why_len)
+{
+	const struct import_limits limits = {.n_allocations = IMPORTS_MAX, .bytes = c->device_max_mapped};
+	int r = device_new(o, &g->device, why, why_len);
+
+	if (r)
+		return r;
+	if (device_driver(g->device)->cuDeviceGetUuid(&g->uuid, device_ordinal(g->device)))
+		memset(&g->uuid, 0, sizeof g->uuid);
+	g->imports = imports_new(g->device, &limits);
+	if (!g->imports)
+		return -ENOMEM;
+	r = lanes_new(g->device, &g->lanes);
+	return r ? r : staging_new(g->lanes, c->device_staging, &g->staging);
+}
+
+int gpu_new(const struct config *c, struct gpu **out)
+{
+	const struct device_options o = {.ordinal = c->device < 0 ? -1 : c->device};
+	char why[200] = "out of memory";
+	struct gpu *g;
+	int r;
+
+	*out = NULL;
+	if (c->device == CONFIG_DEVICE_NONE || strcmp(c->backend, "host") == 0) {
+		log_info("device: none: %s",
+			c->device == CONFIG_DEVICE_NONE ? "device = none" : "backend = host");
+		return 0;
+	}
+	g = calloc(1, sizeof *g);
+	r = g ? set_up(g, c, &o, why, sizeof why) : -ENOMEM;
+	if (!r) {
+		log_info("device: %s", device_describe(g->device));
+		*out = g;
+		return 0;
+	}
+	gpu_free(g);
+	if (r == -ENODEV && c->device == CONFIG_DEVICE_AUTO) {
+		log_info("device: none: %s", why);
+		return 0;
+	}
+	log_error("device: %s", why);
+	return r;
+}
+
+struct gpu *gpu_free(struct gpu *g)
+{
+	if (!g)
+		return NULL;
+	if (g->lanes) {
+		g->staging = staging_free(g->staging);
+		/* A lane that is stuck in the driver uses all of this still; the process ends without it. */
+		if (!lanes_free(g->lanes))
+			return NULL;
+	}
+	g->imports = imports_free(g->imports);
+	g->device = device_free(g->device);
+	free(g);
+	return NULL;
+}
+
+void gpu_reap(struct gpu *g)
+{
+	lanes_reap(g->lanes);
+}
+
+static int earlier(int a_ms, int b_ms)
+{
+	return a_ms < 0 ? b_ms : b_ms < 0 || a_ms < b_ms ? a_ms : b_ms;
+}
+
+int gpu_tick(struct gpu *g, int timeout_ms)
+{
+	timeout_ms = earlier(timeout_ms, lanes_watch(g->lanes));
+	return earlier(timeout_ms, staging_tick(g->staging));
+}
+
+bool gpu_is_idle(const struct gpu *g)
+{
+	return !lanes_n_busy(g->lanes) && !staging_n_busy(g->staging);
+}
+
+json_t *gpu_status(const struct gpu *g)
+{
+	struct import_stats imports;
+
+	if (!g)
+		return json_null();
+	imports_get_stats(g->imports, &imports);
+	return json_pack("{s:s, s:{s:i, s:I, s:i, s:I, s:I}, s:o, s:o}", "name", device_describe(g->device),
+		"mapped", "allocations", (int)imports.n_allocations, "bytes", (json_int_t)imports.bytes,
+		"events", (int)imports.n_events, "opened", (json_int_t)imports.n_opened, "stale",
+		(json_int_t)imports.n_stale, "staging", staging_status(g->staging), "lanes",
+		lanes_status(g->lanes));
+}

@@ -1,0 +1,45 @@
+/*
+ * The daemon's GPU: the device and all that hangs on it. Made at the start if there is one to be used;
+ * without, there is no struct gpu, and memory on a GPU is refused. Front thread, which makes no driver call
+ * after the start: those are made on lanes.
+ */
+#ifndef RUNTIME_DAEMON_DEVICE_GPU_H
+#define RUNTIME_DAEMON_DEVICE_GPU_H
+
+#include <jansson.h>
+
+#include "kernels/cuda/api.h"
+#include "runtime/config.h"
+#include "runtime/cuda/import.h"
+#include "runtime/daemon/device/lane.h"
+#include "runtime/daemon/device/staging.h"
+
+struct device;
+struct tier;
+
+struct gpu {
+	struct device *device;
+	struct imports *imports;
+	struct lanes *lanes;
+	struct staging *staging;
+	struct tier *tier; /* frames in the GPU's memory */
+	CUuuid uuid;
+};
+
+/* 0 with *out NULL: none is wanted, or (device=auto) there is none; a log line says which GPU is used or why
+ * none. -ENODEV: the one that was asked for cannot be had; -ENOMEM, -errno. */
+int gpu_new(const struct config *c, struct gpu **out);
+/* Lanes of sessions have been closed. */
+struct gpu *gpu_free(struct gpu *g);
+
+/* Takes back what lanes have finished. */
+void gpu_reap(struct gpu *g);
+/* Looks after stuck calls and idle memory. Returns after how many ms to come again, at most timeout_ms (-1:
+ * never). */
+int gpu_tick(struct gpu *g, int timeout_ms);
+/* Nothing is under way. */
+bool gpu_is_idle(const struct gpu *g);
+/* g NULL: null. */
+json_t *gpu_status(const struct gpu *g);
+
+#endif
