@@ -577,15 +577,18 @@ static void get_start(struct request *q, uint32_t chunk)
 	cache_fetch(q->daemon->cache, e, &step->wait);
 }
 
-/* Where a layerwise GET may stop: after layers that no part reaches across. */
+/* Where a layerwise GET may stop: after layers that no part reaches across; without parts anywhere, and then
+ * as often as there are events. */
 static void find_phases(struct request *q)
 {
 	const uint32_t n_layers = q->model->geometry.n_layers;
 	const struct transform *t = q->model->transform;
+	const uint32_t plain =
+		q->signals.n ? (n_layers + q->signals.n - 1) / q->signals.n : LAYERS_PER_PHASE_PLAIN;
 
 	q->n_phases = 0;
 	for (uint32_t end = 1; end <= n_layers && (q->sqe.flags & CISTERN_LAYERWISE || q->signals.n); end++) {
-		bool whole = t || end % LAYERS_PER_PHASE_PLAIN == 0 || end == n_layers;
+		bool whole = t || end % plain == 0 || end == n_layers;
 
 		for (uint32_t i = 0; t && i < t->n_parts; i++)
 			if (t->parts[i].first_layer < end &&

@@ -29,7 +29,8 @@ struct making {
 struct staging {
 	struct lane *lane;
 	uint64_t limit_bytes;
-	uint64_t bytes;      /* of slots that there are, or are being made or freed */
+	uint64_t bytes; /* of slots that there are, or are being made */
+	uint64_t freeing_bytes;
 	uint64_t lent_bytes; /* of those in use */
 	size_t n_slots, n_waiting;
 	uint64_t n_refused;
@@ -175,6 +176,7 @@ static void taken_down(struct lane_task *t)
 	struct staging *s = m->staging;
 
 	s->n_making--;
+	s->freeing_bytes -= m->bytes;
 	free(m);
 	serve(s);
 }
@@ -194,9 +196,11 @@ static void free_slot(struct staging *s, struct staging_slot *slot)
 	m->task.what = "free staging memory";
 	m->staging = s;
 	m->slot = slot;
+	m->bytes = slot->bytes;
 	s->n_making++;
 	s->n_slots--;
 	s->bytes -= slot->bytes;
+	s->freeing_bytes += slot->bytes;
 	lane_submit(s->lane, &m->task);
 }
 
@@ -444,13 +448,13 @@ int staging_tick(struct staging *s)
 
 uint64_t staging_bytes(const struct staging *s)
 {
-	return s->bytes;
+	return s->bytes + s->freeing_bytes;
 }
 
 json_t *staging_status(const struct staging *s)
 {
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "limit_bytes", (json_int_t)s->limit_bytes, "bytes",
-		(json_int_t)s->bytes, "lent_bytes", (json_int_t)s->lent_bytes, "slots",
+		(json_int_t)staging_bytes(s), "lent_bytes", (json_int_t)s->lent_bytes, "slots",
 		(json_int_t)s->n_slots, "waiting", (json_int_t)s->n_waiting, "refused",
 		(json_int_t)s->n_refused);
 }

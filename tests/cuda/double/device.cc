@@ -54,6 +54,10 @@ CUresult entry_check(const char *name, enum entry_needs needs)
 		return CUDA_ERROR_NOT_PERMITTED;
 	if (initialised) {
 		const int code = state_failure(name);
+		if (code < 0) {
+			usleep(static_cast<unsigned>(-code) * 1000);
+			return entry_check(name, needs);
+		}
 		if (code >= CUDA_ERROR_ILLEGAL_ADDRESS && code <= CUDA_ERROR_LAUNCH_FAILED)
 			sticky = code;
 		if (code)
