@@ -98,7 +98,7 @@ struct codec_device_block {
 	uint16_t *x;          /* [stride, n_columns] f16 */
 	float *energy, *norm; /* [stride] of w (x - m), of w x */
 	float *c;             /* [k, stride] f32 */
-	uint16_t *decisions;  /* [k, stride, 4] */
+	uint32_t *decisions;  /* [k / 8, rounded up, stride] */
 	int16_t *codes;       /* [k, stride] */
 	float *lost, *kept;   /* [stride] */
 	/* Decoding. */

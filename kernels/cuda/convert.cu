@@ -31,12 +31,14 @@ __device__ static inline uint32_t feature_pack(float x, float y, int *fits)
 __device__ static inline uint4 octet_finish(const struct codec_device_part *part, uint32_t column,
 	const float x[8], float *energy, float *norm, int *fits)
 {
-	float z[8];
+	float z[8], weight[8], mean[8];
 
+	floats_load(weight, part->weight + column);
+	floats_load(mean, part->mean + column);
 	for (int i = 0; i < 8; i++) {
-		const float weighed = x[i] * part->weight[column + i];
+		const float weighed = x[i] * weight[i];
 
-		z[i] = (x[i] - part->mean[column + i]) * part->weight[column + i];
+		z[i] = (x[i] - mean[i]) * weight[i];
 		*energy += z[i] * z[i];
 		*norm += weighed * weighed;
 	}

@@ -31,13 +31,19 @@ __device__ static inline uint32_t half_from_float(uint32_t dtype, float x)
 	return dtype == DTYPE_BF16 ? bf16_from_f32(x) : f16_from_f32(x);
 }
 
+/* Eight of an array, from a multiple of eight on. */
+__device__ static inline void floats_load(float x[8], const float *from)
+{
+	const float4 a = ((const float4 *)from)[0], b = ((const float4 *)from)[1];
+
+	x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+	x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+
 __device__ static inline void octet_load(uint32_t dtype, const uint8_t *at, float x[8])
 {
 	if (dtype == DTYPE_F32) {
-		const float4 a = ((const float4 *)at)[0], b = ((const float4 *)at)[1];
-
-		x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
-		x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+		floats_load(x, (const float *)at);
 		return;
 	}
 	const uint4 v = *(const uint4 *)at;
@@ -68,9 +74,14 @@ __device__ static inline void octet_store(uint32_t dtype, uint8_t *at, const flo
 __device__ static inline void octets_unrotate(const struct codec_octet *o, const float *cos_,
 	const float *sin_, float inverse_square, float a[8], float b[8])
 {
-	if (o->rotation == CODEC_PAIR_LOW)
+	if (o->rotation == CODEC_PAIR_LOW) {
+		float c[8], s[8];
+
+		floats_load(c, cos_ + o->angle);
+		floats_load(s, sin_ + o->angle);
 		for (int i = 0; i < 8; i++)
-			rope_undo(&a[i], &b[i], cos_[o->angle + i], sin_[o->angle + i], inverse_square);
+			rope_undo(&a[i], &b[i], c[i], s[i], inverse_square);
+	}
 	if (o[0].rotation == CODEC_INTERLEAVED)
 		for (int i = 0; i < 4; i++)
 			rope_undo(&a[2 * i], &a[2 * i + 1], cos_[o[0].angle + i], sin_[o[0].angle + i],
@@ -84,9 +95,14 @@ __device__ static inline void octets_unrotate(const struct codec_octet *o, const
 __device__ static inline void octets_rotate(
 	const struct codec_octet *o, const float *cos_, const float *sin_, float a[8], float b[8])
 {
-	if (o->rotation == CODEC_PAIR_LOW)
+	if (o->rotation == CODEC_PAIR_LOW) {
+		float c[8], s[8];
+
+		floats_load(c, cos_ + o->angle);
+		floats_load(s, sin_ + o->angle);
 		for (int i = 0; i < 8; i++)
-			rope_rotate(&a[i], &b[i], cos_[o->angle + i], sin_[o->angle + i]);
+			rope_rotate(&a[i], &b[i], c[i], s[i]);
+	}
 	if (o[0].rotation == CODEC_INTERLEAVED)
 		for (int i = 0; i < 4; i++)
 			rope_rotate(&a[2 * i], &a[2 * i + 1], cos_[o[0].angle + i], sin_[o[0].angle + i]);

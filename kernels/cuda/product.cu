@@ -177,12 +177,19 @@ __device__ static inline void store_pair(const struct codec_device_part *part,
 	const uint32_t size = part->dtype == DTYPE_F32 ? 4 : 2;
 	float x[2][8];
 
-	for (int i = 0; i < 2; i++)
+	SIMT_UNROLL
+	for (int i = 0; i < 2; i++) {
+		float inverse[8], mean[8];
+
+		floats_load(x[i], sums + 8 * i);
+		floats_load(inverse, part->inverse + column + 8 * i);
+		floats_load(mean, part->mean + column + 8 * i);
 		for (int k = 0; k < 8; k++)
-			x[i][k] = sums[8 * i + k] * scale * part->inverse[column + 8 * i + k] +
-				  part->mean[column + 8 * i + k];
+			x[i][k] = x[i][k] * scale * inverse[k] + mean[k];
+	}
 	octets_rotate(o, chunk->cos[part->plane] + (size_t)token * part->half,
 		chunk->sin[part->plane] + (size_t)token * part->half, x[0], x[1]);
+	SIMT_UNROLL
 	for (int i = 0; i < 2; i++)
 		if (o[i].layer != CODEC_NO_LAYER)
 			octet_store(part->dtype,

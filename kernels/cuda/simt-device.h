@@ -82,4 +82,7 @@ __device__ __forceinline__ float simt_float(uint16_t h)
 	return __half2float(__ushort_as_half(h));
 }
 
+/* Before a loop of known length whose arrays are to stay in registers. */
+#define SIMT_UNROLL _Pragma("unroll")
+
 #endif

@@ -547,4 +547,6 @@ template <int N> static void simt_copy_wait()
 	simt_copy_finish(N);
 }
 
+#define SIMT_UNROLL
+
 #endif

@@ -1,10 +1,12 @@
 /*
  * Coefficients to codes along the trellis of base/levels.h, as kernels/cpu/trellis.c does it, and to the bit,
  * given the same coefficients. A thread takes a token through all its components: forth with four path costs
- * in registers, leaving its decisions in memory, and back.
+ * in registers, leaving in memory which predecessor each state was reached from, four bits, and back, where
+ * the levels are found once more, for one set: that takes less than to have kept them.
  *
- * Traffic a coefficient: 4 bytes read twice, 8 of decisions written and read, 2 of codes written; all of it
- * coalesced, for neighbours in a warp are neighbours in memory. Floor: about 130 operations, 24 bytes.
+ * Traffic a coefficient: 4 bytes read twice, half a byte of decisions written and read, 2 of codes written;
+ * all of it coalesced, for neighbours in a warp are neighbours in memory. Floor: about 180 operations, 11
+ * bytes.
  */
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/simt.h"
@@ -12,6 +14,8 @@
 
 /* 1.5 * 2^23: adding it rounds to nearest even. */
 #define ROUNDER 12582912.0f
+
+enum { EACH_WORD = 8 }; /* components whose decisions share a word */
 
 /* One set of one component: what its levels cost and stand for. */
 struct quantiser {
@@ -69,19 +73,12 @@ __device__ static inline void branches(const struct quantiser *q, float a, float
 	}
 }
 
-/* Decisions of a component: four levels by set * 2 + parity, in 15 bits, for one of -1 may be tried; bit 15
- * of number s says that state s was reached from the second of its predecessors. */
-__device__ static inline uint32_t decision(float k, bool second)
-{
-	return (f32_bits(k + ROUNDER) & 0x7fff) | (uint32_t)second << 15;
-}
-
 __device__ static inline uint32_t forth(const struct codec_device_block *block,
 	const struct codec_device_part *part, const struct levels_row *rows, uint32_t r, float inverse,
 	uint32_t token)
 {
 	float cost[4] = {0.0f, 1e30f, 1e30f, 1e30f};
-	uint32_t best = 0;
+	uint32_t best = 0, word = 0;
 	float least;
 
 	for (uint32_t i = 0; i < r; i++) {
@@ -98,20 +95,21 @@ __device__ static inline uint32_t forth(const struct codec_device_block *block,
 			cost[0] + step[0], cost[2] + step[2], cost[0] + step[1], cost[2] + step[3]};
 		const float two[4] = {
 			cost[1] + step[1], cost[3] + step[3], cost[1] + step[0], cost[3] + step[2]};
-		uint32_t taken[4];
 
-		for (int s = 0; s < 4; s++) {
+		for (uint32_t s = 0; s < 4; s++) {
 			const bool better = two[s] < one[s];
 
 			cost[s] = better ? two[s] : one[s];
-			taken[s] = decision(k[s], better);
+			word |= (uint32_t)better << (i % EACH_WORD * 4 + s);
 		}
 		/* Costs only matter against each other; kept small they lose no digits. */
 		least = fminf(fminf(cost[0], cost[1]), fminf(cost[2], cost[3]));
 		for (int s = 0; s < 4; s++)
 			cost[s] -= least;
-		*(uint2 *)(block->decisions + 4 * at) =
-			make_uint2(taken[0] | taken[1] << 16, taken[2] | taken[3] << 16);
+		if (i % EACH_WORD == EACH_WORD - 1 || i == r - 1) {
+			block->decisions[(size_t)(i / EACH_WORD) * block->stride + token] = word;
+			word = 0;
+		}
 	}
 	least = cost[0];
 	for (uint32_t s = 1; s < 4; s++)
@@ -128,26 +126,26 @@ __device__ static inline void back(const struct codec_device_block *block,
 {
 	const float inverse = 1.0f / step;
 	float lost = 0, kept = 0;
+	uint32_t word = 0;
 
 	for (uint32_t i = r; i-- > 0;) {
 		const size_t at = (size_t)i * block->stride + token;
-		const uint2 taken = *(const uint2 *)(block->decisions + 4 * at);
-		const uint32_t words[4] = {taken.x & 0xffff, taken.x >> 16, taken.y & 0xffff, taken.y >> 16};
-		const uint32_t of_state = state == 0   ? words[0]
-					  : state == 1 ? words[1]
-					  : state == 2 ? words[2]
-						       : words[3];
-		const uint32_t second = of_state >> 15;
 		const uint32_t set = state & 1;
-		const uint32_t parity = second ^ state >> 1;
-		const uint32_t word = set ? (parity ? words[3] : words[2]) : (parity ? words[1] : words[0]);
-		/* 15 bits with a sign. */
-		const int level = (int)((word & 0x7fff) ^ 0x4000) - 0x4000;
 		const float y = block->c[at];
-		const float value =
-			level_value((float)set, part->coder->bias[rows[i].table][set], (float)level) * step;
+		const float a = fminf(fabsf(y) * inverse, 2.0f * LEVELS_MAX - 4.0f);
+		struct quantiser q;
+		float k[2], cost[2];
+
+		if (i % EACH_WORD == EACH_WORD - 1 || i == r - 1)
+			word = block->decisions[(size_t)(i / EACH_WORD) * block->stride + token];
+		const uint32_t second = word >> (i % EACH_WORD * 4 + state) & 1;
+
+		quantiser_init(&q, part->coder, rows[i], set);
+		branches(&q, a, k, cost);
+		const float level = k[second ^ state >> 1];
+		const float value = level_value(q.set, q.bias, level) * step;
 		const float e = fabsf(y) - value;
-		const int code = (f32_bits(y) >> 31 ? -level : level) * 2 + (int)set;
+		const int code = (f32_bits(y) >> 31 ? -(int)level : (int)level) * 2 + (int)set;
 
 		state = set << 1 | second;
 		/* A coefficient that no level reaches makes its token's error infinite. */

@@ -135,7 +135,8 @@ static bool slice_add(
 	to->k = k;
 	to->x = (uint16_t *)arena_take(a, (uint64_t)block->stride * part->n_columns * sizeof *to->x);
 	to->c = (float *)arena_take(a, rows * sizeof *to->c);
-	to->decisions = (uint16_t *)arena_take(a, rows * 4 * sizeof *to->decisions);
+	to->decisions =
+		(uint32_t *)arena_take(a, (uint64_t)(k / 8 + 1) * block->stride * sizeof *to->decisions);
 	if (!to->x || !to->c || !to->decisions)
 		return false;
 	s->k_max = k > s->k_max ? k : s->k_max;

@@ -54,7 +54,7 @@ static void bench_open(struct bench *b, uint32_t part)
 		.stride = STRIDE,
 		.k = r,
 		.c = (float *)arena_take(a, r * STRIDE * sizeof(float)),
-		.decisions = (uint16_t *)arena_take(a, r * STRIDE * 8),
+		.decisions = (uint32_t *)arena_take(a, (r / 8 + 1) * STRIDE * 4),
 		.codes = (int16_t *)arena_take(a, r * STRIDE * 2),
 		.lost = (float *)arena_take(a, STRIDE * 4),
 		.kept = (float *)arena_take(a, STRIDE * 4)};
