@@ -17,6 +17,7 @@ int bench_codec(int argc, char **argv);
 int bench_online(int argc, char **argv);
 int bench_rate(int argc, char **argv);
 int bench_evict(int argc, char **argv);
+int bench_gpu(int argc, char **argv);
 int bench_index(int argc, char **argv);
 int bench_sinks(int argc, char **argv);
 int bench_store(int argc, char **argv);

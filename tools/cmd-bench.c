@@ -8,13 +8,14 @@
 #include "tools/cistern.h"
 
 static const char usage[] =
-	"Usage: cistern bench ipc|codec|evict|index|online|rate|sinks|store|watch [--json] [options]\n"
+	"Usage: cistern bench ipc|codec|evict|gpu|index|online|rate|sinks|store|watch [--json] [options]\n"
 	"\n"
 	"Measures, each figure beside its floor in the same run.\n"
 	"\n"
 	"  ipc      a request's way to the daemon and back\n"
 	"  codec    encoding and decoding on one core\n"
 	"  evict    hit ratios of eviction policies on one trace, without a daemon\n"
+	"  gpu      the codec on a GPU, and what it does to its neighbours\n"
 	"  index    looking up chains among a million chunks, and a restart with them\n"
 	"  online   how soon a daemon learns a transform as good as a calibrated one\n"
 	"  rate     ratio against loss, beside other codecs and the bound\n"
@@ -65,7 +66,7 @@ int cmd_bench(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"evict", bench_evict},
+	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"evict", bench_evict}, {"gpu", bench_gpu},
 		{"index", bench_index}, {"online", bench_online}, {"rate", bench_rate},
 		{"sinks", bench_sinks}, {"store", bench_store}, {"watch", bench_watch}};
 

@@ -46,6 +46,7 @@ struct device_codec {
 	struct post post;
 	uint8_t *pinned; /* images and results on their way to the host, or from it */
 	size_t pinned_size, pinned_used;
+	size_t pinned_kept; /* decoding: what is in use until the call ends */
 	struct device_transform transforms[DEVICE_TRANSFORMS_MAX];
 	uint64_t n_calls;
 };

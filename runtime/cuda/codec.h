@@ -67,13 +67,14 @@ struct device_room {
 int device_codec_encode(
 	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room);
 
-/* One to be decoded into the chunk's pages. image's bytes are at image_at, or, when that is 0, in host memory
- * at bytes. */
+/* One to be decoded into the chunk's pages. image's bytes are at image_at, or, when that is 0, to be had from
+ * the frame that it was read from, in host memory. */
 struct device_decode {
 	const struct codec_chunk *chunk;
 	const struct image *image;
 	CUdeviceptr image_at;
-	const uint8_t *bytes;
+	const void *frame;
+	size_t len;
 	int status;
 };
 
@@ -86,10 +87,17 @@ struct device_phase {
 };
 
 /* Decodes n <= DEVICE_BATCH_MAX images of one geometry and transform. phases: rising, the last ends with the
- * model's last layer, none cuts a part in two. -ENOSPC: more than the scratch memory holds, nothing was
- * written; -EBADMSG in a status: a stream is not sound; -EINVAL; -EIO. */
+ * model's last layer, none cuts a part in two. Of a call that fails nothing was written, unless it is -EIO:
+ * -ENOSPC: more than the scratch memory holds; -EBADMSG, -ESTALE: one chunk's frame is damaged, or is not of
+ * that chunk, and its status says so; -EINVAL. With 0 a status may be -EBADMSG: a stream was not sound after
+ * all. */
 int device_codec_decode(struct device_codec *c, const struct geometry *g, const struct transform *t,
 	struct device_decode *batch, size_t n, const struct device_phase *phases, size_t n_phases,
 	void (*recorded)(void *arg, size_t phase), void *arg);
+
+/* Brings an image's bytes, from the frame that it was read from, into device memory. -EBADMSG, -ENOSPC, -EIO.
+ */
+int device_codec_upload(
+	struct device_codec *c, const struct image *image, const void *frame, size_t len, CUdeviceptr to);
 
 #endif

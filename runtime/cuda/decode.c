@@ -28,19 +28,31 @@ struct decoder {
 	uint32_t tokens_max, coded_max, raw_max;
 };
 
+/* By way of pinned memory, which is waited for when it is full. */
+static int send_image(
+	struct device_codec *c, const struct image *image, const void *frame, size_t len, CUdeviceptr to)
+{
+	uint8_t *bytes = pinned_take(c, image->len_bytes + 1);
+	int r = 0;
+
+	if (!bytes) {
+		r = device_codec_wait(c);
+		c->pinned_used = c->pinned_kept;
+		bytes = pinned_take(c, image->len_bytes + 1);
+	}
+	if (!r)
+		r = bytes ? image_fill(image, frame, len, bytes) : -ENOSPC;
+	return r ? r : device_status(c->driver->cuMemcpyHtoDAsync(to, bytes, image->len_bytes, c->stream));
+}
+
 static int take_bytes(struct decoder *d, const struct device_decode *from, CUdeviceptr *at)
 {
-	struct device_codec *c = d->codec;
-
 	if (from->image_at) {
 		*at = from->image_at;
 		return 0;
 	}
-	*at = arena_take(&c->arena, from->image->len_bytes + 1);
-	if (!*at)
-		return -ENOSPC;
-	return device_status(
-		c->driver->cuMemcpyHtoDAsync(*at, from->bytes, from->image->len_bytes, c->stream));
+	*at = arena_take(&d->codec->arena, from->image->len_bytes + 1);
+	return *at ? send_image(d->codec, from->image, from->frame, from->len, *at) : -ENOSPC;
 }
 
 /* Tokens in the order of their columns, and how many of each class. */
@@ -181,7 +193,7 @@ static int prepare(struct decoder *d, uint32_t *numbers, uint32_t *phase_first)
 	if (!d->chunks || !d->blocks || !d->streams || !d->jobs)
 		return -ENOSPC;
 	for (uint32_t i = 0; !r && i < d->n; i++)
-		r = add_chunk(d, i);
+		r = d->batch[i].status = add_chunk(d, i);
 	return r ? r : add_blocks(d, numbers, phase_first);
 }
 
@@ -276,9 +288,12 @@ int device_codec_decode(struct device_codec *c, const struct geometry *g, const 
 		return r;
 	numbers = malloc(n * d.t->n_parts * sizeof *numbers);
 	status = pinned_take(c, (n * d.t->n_parts * CODEC_CLASSES + 1) * sizeof *status);
+	c->pinned_kept = c->pinned_used;
 	r = numbers && status ? prepare(&d, numbers, phase_first) : -ENOMEM;
 	if (!r)
 		r = run(&d, phase_first, status, recorded, arg);
+	else
+		device_codec_wait(c); /* for images that are on their way */
 	free(numbers);
 	for (size_t i = 0; !r && i < n; i++)
 		batch[i].status = 0;
@@ -286,4 +301,17 @@ int device_codec_decode(struct device_codec *c, const struct geometry *g, const 
 		if (status[i])
 			batch[d.blocks[d.streams[i].block].chunk].status = -EBADMSG;
 	return r;
+}
+
+int device_codec_upload(
+	struct device_codec *c, const struct image *image, const void *frame, size_t len, CUdeviceptr to)
+{
+	int r = device_codec_begin(c);
+
+	c->pinned_kept = 0;
+	if (!r)
+		r = send_image(c, image, frame, len, to);
+	const int waited = device_codec_wait(c);
+
+	return r ? r : waited;
 }

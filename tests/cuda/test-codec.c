@@ -121,19 +121,14 @@ static void decode_on_device(
 {
 	const struct codec_chunk chunk = codec_world_chunk(w, true, r->offset, r->n_tokens, r->offset);
 	const struct device_phase phase = {.end_layer = w->g.n_layers};
-	struct device_decode decode = {.chunk = &chunk};
+	struct device_decode decode = {.chunk = &chunk, .frame = frame, .len = len};
 	struct image *image;
-	uint8_t *bytes;
 
 	assert_int_equal(image_read(frame, len, &w->g, w->t, &image), 0);
-	bytes = malloc(image->len_bytes + 1);
-	assert_int_equal(image_fill(image, frame, len, bytes), 0);
 	decode.image = image;
-	decode.bytes = bytes;
 	assert_int_equal(device_codec_decode(c, &w->g, w->t, &decode, 1, &phase, 1, NULL, NULL), 0);
 	assert_int_equal(decode.status, 0);
 	free(image);
-	free(bytes);
 }
 
 /* Into device_copy: the world's memory stays what it was. */
@@ -376,8 +371,10 @@ static void damaged(void **state)
 	const struct run r = {.n_tokens = N, .rung = 1};
 	const struct codec_options options = options_of(w, &r, classes);
 	struct device_decode decode = {.chunk = &chunk};
+	const struct cuda_driver *d = device_driver(device);
 	struct device_codec *c;
 	struct image *image;
+	CUdeviceptr at;
 	size_t len;
 
 	(void)state;
@@ -386,8 +383,9 @@ static void damaged(void **state)
 	assert_int_equal(codec_encode(w->host, &host_chunk, &options, &frame, &len, NULL), 0);
 	assert_int_equal(image_read(frame, len, &w->g, w->t, &image), 0);
 	bytes = malloc(image->len_bytes);
+	assert_int_equal(device_status(d->cuMemAlloc(&at, image->len_bytes)), 0);
 	decode.image = image;
-	decode.bytes = bytes;
+	decode.image_at = at;
 	for (int i = 0; i < 40; i++) {
 		const struct image_stream sound = image->streams[1][0];
 
@@ -399,14 +397,23 @@ static void damaged(void **state)
 			bytes[sound.offset + (uint32_t)rand() % sound.len] ^= (uint8_t)(1 << rand() % 8);
 		else
 			image->streams[1][0].len = (uint32_t)rand() % sound.len;
+		assert_int_equal(device_status(d->cuMemcpyHtoDAsync(at, bytes, image->len_bytes, NULL)), 0);
+		assert_int_equal(device_status(d->cuStreamSynchronize(NULL)), 0);
 		assert_int_equal(device_codec_decode(c, &w->g, w->t, &decode, 1, &phase, 1, NULL, NULL), 0);
 		/* A flipped bit among a band's offsets may give another stream that is sound. */
 		assert_true(decode.status == -EBADMSG || (i % 3 == 1 && decode.status == 0));
 		image->streams[1][0] = sound;
 	}
 	/* And frames whose checksums are wrong never get so far. */
+	assert_int_equal(device_codec_upload(c, image, frame, len, at), 0);
+	assert_int_equal(device_codec_decode(c, &w->g, w->t, &decode, 1, &phase, 1, NULL, NULL), 0);
+	assert_int_equal(decode.status, 0);
 	frame[len - 1] ^= 1;
-	assert_int_equal(image_fill(image, frame, len, bytes), -EBADMSG);
+	assert_int_equal(device_codec_upload(c, image, frame, len, at), -EBADMSG);
+	decode = (struct device_decode){.chunk = &chunk, .image = image, .frame = frame, .len = len};
+	assert_int_equal(device_codec_decode(c, &w->g, w->t, &decode, 1, &phase, 1, NULL, NULL), -EBADMSG);
+	assert_int_equal(decode.status, -EBADMSG);
+	d->cuMemFree(at);
 	free(frame);
 	free(image);
 	free(bytes);

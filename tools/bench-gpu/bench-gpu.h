@@ -1,0 +1,68 @@
+/* What the parts of `cistern bench gpu` share. One thread. */
+#ifndef TOOLS_BENCH_GPU_H
+#define TOOLS_BENCH_GPU_H
+
+#include <stdbool.h>
+
+#include "tools/bench-gpu/setting.h"
+
+enum { BENCH_GPU_ROUNDS_MAX = 101 };
+
+/* ---- floors.c */
+
+struct floors {
+	double copy_gbps; /* device to device, bytes copied a second */
+	double host_gbps; /* device to pinned host memory */
+	/* Products of the codec's shapes: operations a second of our own kernel, and of cuBLAS (0: not to be
+	 * had). */
+	double own_tflops, cublas_tflops;
+	double flops;            /* of one product over all tokens and parts */
+	double gemm_ms, copy_ms; /* what all tokens take at these rates, of either product */
+};
+
+int floors_measure(const struct setting *s, uint32_t rounds, struct floors *out);
+
+/* The encoder's product alone, over some chunks, again and again. */
+struct products;
+int products_open(const struct setting *s, struct products **out);
+void products_close(struct products *p);
+int products_time(struct products *p, uint32_t rounds, double *tflops);
+
+/* ---- transfer.c */
+
+struct transfer {
+	double put_ms;         /* all chunks: from pages to frames in host memory and images on the device */
+	double gather_ms;      /* pages to a packed copy: after this the source is free */
+	double get_ms;         /* images on the device to pages: until the call returns */
+	double get_gpu_ms;     /* the same by the device's own clock, from the first kernel to the last */
+	double first_group_ms; /* by the device's clock: until the first layer group is in the pages */
+	double ratio;
+	double components; /* coded, share of all */
+};
+
+int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *out);
+
+/* ---- streams.c */
+
+struct stream_figures {
+	uint32_t n_streams, bytes_each;
+	double deflate_gbps, inflate_gbps; /* of symbols */
+	double ratio;
+	uint32_t n_checked; /* by zlib, and found right */
+};
+
+int streams_measure(const struct device *d, bool small, uint32_t rounds, struct stream_figures *out);
+
+/* ---- neighbour.c: an engine's own work beside the codec's. */
+
+struct neighbour {
+	double alone_tflops, beside_tflops;
+	double n_puts; /* that went on meanwhile */
+};
+
+/* Run in a process of its own, before that one has touched the driver: multiplies matrices without end and
+ * writes a double, its TFLOP/s, for each byte that it reads on fd 0. Does not return but with an error. */
+int neighbour_run(int ordinal, bool small);
+int neighbour_measure(const struct setting *s, int ordinal, bool small, struct neighbour *out);
+
+#endif

@@ -1,0 +1,163 @@
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/cuda/codec-internal.h"
+#include "tools/bench-gpu/bench-gpu.h"
+#include "tools/bench.h"
+
+enum { LAUNCHES = 20, MEASURE_MS = 1000 };
+
+int neighbour_run(int ordinal, bool small)
+{
+	const struct setting_shape shape = {.n_layers = 2,
+		.n_heads = small ? 1 : 8,
+		.dim = small ? 32 : 128,
+		.n_tokens = small ? 256 : 2048,
+		.ratio = 4};
+	struct products *products;
+	struct device *d;
+	struct setting s;
+	char why[200], byte;
+	int r = device_new(&(struct device_options){.ordinal = ordinal}, &d, why, sizeof why);
+
+	if (!r)
+		r = setting_init(&s, d, &shape);
+	if (!r)
+		r = products_open(&s, &products);
+	if (r)
+		return r;
+	/* The first answer tells that everything is set up. */
+	while (read(0, &byte, 1) == 1) {
+		const uint64_t start = bench_now_ns();
+		double sum = 0;
+		uint32_t n = 0;
+
+		do {
+			double tflops;
+
+			r = products_time(products, small ? 1 : LAUNCHES, &tflops);
+			if (r)
+				return r;
+			sum += tflops;
+			n++;
+		} while (bench_now_ns() - start < (uint64_t)(small ? 1 : MEASURE_MS) * 1000000);
+		sum /= n;
+		if (write(1, &sum, sizeof sum) != sizeof sum)
+			break;
+	}
+	return 0;
+}
+
+struct child {
+	pid_t pid;
+	int to, from;
+};
+
+static int child_start(struct child *c, int ordinal, bool small)
+{
+	int to[2] = {-1, -1}, from[2] = {-1, -1};
+	char device[16];
+
+	snprintf(device, sizeof device, "%d", ordinal < 0 ? 0 : ordinal);
+	if (pipe(to) || pipe(from))
+		return -errno;
+	c->pid = fork();
+	if (c->pid < 0)
+		return -errno;
+	if (!c->pid) {
+		dup2(to[0], 0);
+		dup2(from[1], 1);
+		close(to[1]);
+		close(from[0]);
+		execl("/proc/self/exe", "cistern", "bench", "gpu", "--neighbour", "--device", device,
+			small ? "--small" : NULL, NULL);
+		_exit(127);
+	}
+	close(to[0]);
+	close(from[1]);
+	c->to = to[1];
+	c->from = from[0];
+	return 0;
+}
+
+static int child_ask(const struct child *c)
+{
+	return write(c->to, "", 1) == 1 ? 0 : -EPIPE;
+}
+
+static int child_answer(const struct child *c, double *out)
+{
+	return read(c->from, out, sizeof *out) == sizeof *out ? 0 : -EPIPE;
+}
+
+/* Has the child answered? */
+static bool child_has_answered(const struct child *c)
+{
+	struct timeval none = {0};
+	fd_set set;
+
+	FD_ZERO(&set);
+	FD_SET(c->from, &set);
+	return select(c->from + 1, &set, NULL, NULL, &none) != 0;
+}
+
+/* Chunks put again and again, at the lowest priority, until the child has answered. */
+static int put_meanwhile(const struct setting *s, const struct child *child, struct neighbour *out)
+{
+	const uint8_t classes[SETTING_CHUNK] = {0};
+	const struct codec_options options = {.transform = s->t, .classes = classes};
+	const uint32_t n = s->n_chunks < 8 ? s->n_chunks : 8;
+	struct codec_chunk chunks[8];
+	struct device_encode encode[8];
+	struct device_codec *c;
+	int least = 0, most, r;
+
+	r = device_status(device_driver(s->device)->cuCtxGetStreamPriorityRange(&least, &most));
+	if (!r)
+		r = device_codec_new(s->device, (uint64_t)1 << 30, least, &c);
+	if (r)
+		return r;
+	for (uint32_t i = 0; i < n; i++)
+		chunks[i] = setting_chunk(s, i);
+	while (!r && !child_has_answered(child)) {
+		for (uint32_t i = 0; i < n; i++)
+			encode[i] = (struct device_encode){.chunk = &chunks[i], .options = &options};
+		r = device_codec_encode(c, encode, n, NULL);
+		for (uint32_t i = 0; i < n; i++) {
+			r = r ? r : encode[i].status;
+			free(encode[i].frame);
+			free(encode[i].image);
+		}
+		out->n_puts += n;
+	}
+	device_codec_free(c);
+	return r;
+}
+
+int neighbour_measure(const struct setting *s, int ordinal, bool small, struct neighbour *out)
+{
+	struct child child;
+	double warm_up;
+	int r = child_start(&child, ordinal, small);
+
+	*out = (struct neighbour){0};
+	if (r)
+		return r;
+	signal(SIGPIPE, SIG_IGN);
+	r = child_ask(&child);
+	r = r ? r : child_answer(&child, &warm_up);
+	r = r ? r : child_ask(&child);
+	r = r ? r : child_answer(&child, &out->alone_tflops);
+	r = r ? r : child_ask(&child);
+	r = r ? r : put_meanwhile(s, &child, out);
+	r = r ? r : child_answer(&child, &out->beside_tflops);
+	close(child.to);
+	close(child.from);
+	waitpid(child.pid, NULL, 0);
+	return r;
+}
