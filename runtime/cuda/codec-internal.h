@@ -37,10 +37,20 @@ struct device_transform {
 	double scale[CODEC_PLANES_MAX];
 };
 
+/* A decoding under way: where its streams' statuses come, and whose they are. In pinned memory and the post.
+ */
+struct decoding {
+	const int32_t *status;
+	const struct codec_device_stream *streams;
+	const struct codec_device_block *blocks;
+	uint32_t n_streams;
+};
+
 struct device_codec {
 	const struct device *device;
 	const struct cuda_driver *driver;
 	CUstream stream;
+	CUevent landed;
 	uint64_t scratch_max;
 	struct arena arena;
 	struct post post;
@@ -49,6 +59,7 @@ struct device_codec {
 	size_t pinned_kept; /* decoding: what is in use until the call ends */
 	struct device_transform transforms[DEVICE_TRANSFORMS_MAX];
 	uint64_t n_calls;
+	struct decoding decoding;
 };
 
 /* Makes scratch memory ready and empty. -ENOMEM. */

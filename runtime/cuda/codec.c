@@ -23,7 +23,11 @@ int device_codec_new(
 	if (!r)
 		r = device_status(
 			c->driver->cuStreamCreateWithPriority(&c->stream, CU_STREAM_NON_BLOCKING, priority));
+	if (!r)
+		r = device_status(c->driver->cuEventCreate(&c->landed, CU_EVENT_DISABLE_TIMING));
 	if (r) {
+		if (c->stream)
+			device_status(c->driver->cuStreamDestroy(c->stream));
 		free(c);
 		return r;
 	}
@@ -36,6 +40,7 @@ struct device_codec *device_codec_free(struct device_codec *c)
 	if (!c)
 		return NULL;
 	device_codec_trim(c);
+	device_status(c->driver->cuEventDestroy(c->landed));
 	device_status(c->driver->cuStreamDestroy(c->stream));
 	free(c);
 	return NULL;
@@ -126,4 +131,13 @@ int device_codec_launch(struct device_codec *c, enum device_kernel k, uint32_t x
 int device_codec_wait(struct device_codec *c)
 {
 	return device_status(c->driver->cuStreamSynchronize(c->stream));
+}
+
+int device_codec_landed(struct device_codec *c, CUevent *out)
+{
+	const int r = device_status(c->driver->cuEventRecord(c->landed, c->stream));
+
+	if (!r)
+		*out = c->landed;
+	return r;
 }

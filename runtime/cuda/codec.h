@@ -8,9 +8,9 @@
  * It serves chunks of a model with a transform whose heads are whole octets at 16-byte addresses
  * (device_codec_serves); all else goes by way of the host's codec.
  *
- * Owned by one thread, in whose context calls run; a call returns when the work is done, and that thread is
- * the only one that waits: engines wait on events. Device memory: scratch_max_bytes and the transforms in
- * use.
+ * One thread at a time, with the device's context made its own; a call returns when the work is done, and
+ * that thread is the only one that waits: engines wait on events. Device memory: scratch_max_bytes and the
+ * transforms in use.
  */
 #ifndef RUNTIME_CUDA_CODEC_H
 #define RUNTIME_CUDA_CODEC_H
@@ -94,6 +94,17 @@ struct device_phase {
 int device_codec_decode(struct device_codec *c, const struct geometry *g, const struct transform *t,
 	struct device_decode *batch, size_t n, const struct device_phase *phases, size_t n_phases,
 	void (*recorded)(void *arg, size_t phase), void *arg);
+
+/* The same in two: what start handed to the stream is done when an event that is recorded behind it has
+ * fired, and the batch, and all it points to, must stay until then. Finish makes the statuses out; nothing
+ * else may be asked of the codec in between. */
+int device_codec_decode_start(struct device_codec *c, const struct geometry *g, const struct transform *t,
+	struct device_decode *batch, size_t n, const struct device_phase *phases, size_t n_phases,
+	void (*recorded)(void *arg, size_t phase), void *arg);
+void device_codec_decode_finish(struct device_codec *c, struct device_decode *batch, size_t n);
+
+/* Records the codec's own event behind all that its stream was handed. */
+int device_codec_landed(struct device_codec *c, CUevent *out);
 
 /* Brings an image's bytes, from the frame that it was read from, into device memory. -EBADMSG, -ENOSPC, -EIO.
  */

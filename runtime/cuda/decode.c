@@ -253,10 +253,7 @@ static int run(struct decoder *d, const uint32_t *phase_first, int32_t *status,
 	}
 	if (!r && d->n_streams)
 		r = device_status(c->driver->cuMemcpyDtoHAsync(status, status_at, status_bytes, c->stream));
-	/* Also after a failure: what was sent is still being read. */
-	const int waited = device_codec_wait(c);
-
-	return r ? r : waited;
+	return r;
 }
 
 static bool phases_fit(const struct decoder *d)
@@ -269,7 +266,7 @@ static bool phases_fit(const struct decoder *d)
 	return true;
 }
 
-int device_codec_decode(struct device_codec *c, const struct geometry *g, const struct transform *t,
+int device_codec_decode_start(struct device_codec *c, const struct geometry *g, const struct transform *t,
 	struct device_decode *batch, size_t n, const struct device_phase *phases, size_t n_phases,
 	void (*recorded)(void *arg, size_t phase), void *arg)
 {
@@ -292,14 +289,36 @@ int device_codec_decode(struct device_codec *c, const struct geometry *g, const 
 	r = numbers && status ? prepare(&d, numbers, phase_first) : -ENOMEM;
 	if (!r)
 		r = run(&d, phase_first, status, recorded, arg);
-	else
-		device_codec_wait(c); /* for images that are on their way */
 	free(numbers);
-	for (size_t i = 0; !r && i < n; i++)
+	/* What was sent is still being read. */
+	if (r)
+		device_codec_wait(c);
+	else
+		c->decoding = (struct decoding){status, d.streams, d.blocks, d.n_streams};
+	return r;
+}
+
+void device_codec_decode_finish(struct device_codec *c, struct device_decode *batch, size_t n)
+{
+	const struct decoding *d = &c->decoding;
+
+	for (size_t i = 0; i < n; i++)
 		batch[i].status = 0;
-	for (uint32_t i = 0; !r && i < d.n_streams; i++)
-		if (status[i])
-			batch[d.blocks[d.streams[i].block].chunk].status = -EBADMSG;
+	for (uint32_t i = 0; i < d->n_streams; i++)
+		if (d->status[i])
+			batch[d->blocks[d->streams[i].block].chunk].status = -EBADMSG;
+}
+
+int device_codec_decode(struct device_codec *c, const struct geometry *g, const struct transform *t,
+	struct device_decode *batch, size_t n, const struct device_phase *phases, size_t n_phases,
+	void (*recorded)(void *arg, size_t phase), void *arg)
+{
+	int r = device_codec_decode_start(c, g, t, batch, n, phases, n_phases, recorded, arg);
+
+	if (!r)
+		r = device_codec_wait(c);
+	if (!r)
+		device_codec_decode_finish(c, batch, n);
 	return r;
 }
 

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "runtime/cuda/device.h"
 #include "runtime/daemon/attach.h"
+#include "runtime/daemon/device/coders.h"
 #include "runtime/daemon/device/gpu.h"
 #include "runtime/daemon/gauges.h"
 #include "runtime/daemon/shadow/fidelity.h"
@@ -234,6 +235,8 @@ static int set_up(struct daemon *d)
 	r = gpu_new(c, &d->gpu);
 	if (!r && d->gpu)
 		r = daemon_watch(d, lanes_fd(d->gpu->lanes), SOURCE_GPU, NULL);
+	if (!r && d->gpu)
+		r = daemon_watch(d, coders_fd(d->gpu->coders), SOURCE_GPU, NULL);
 	if (r)
 		return r;
 	d->n_workers = c->workers ? c->workers : n_cpus > 0 ? (uint32_t)n_cpus : 1;

@@ -9,6 +9,8 @@
 #include "policy/policy.h"
 #include "runtime/daemon/daemon.h"
 #include "runtime/daemon/device/chunk.h"
+#include "runtime/daemon/device/gpu.h"
+#include "runtime/daemon/device/restore.h"
 #include "runtime/daemon/device/signals.h"
 #include "runtime/daemon/observe.h"
 #include "runtime/daemon/shadow/fidelity.h"
@@ -44,6 +46,12 @@ struct step {
 	struct plan plan;                /* PUT: what the policies make of the chunk */
 	struct device_chunk *staged;     /* of memory on the GPU, while it is in the daemon's hands */
 	bool unhanded;                   /* its copy from or to the GPU is still to be handed to the lane */
+	/* PUT: as classified. on_device: the staged copy is encoded on the GPU. */
+	uint8_t *classes; /* [n_tokens] */
+	struct codec_options options;
+	bool on_device;
+	struct codec_chunk device_view;
+	struct coder_put coder;
 };
 
 struct request {
@@ -71,6 +79,11 @@ struct request {
 	struct signals signals;          /* memory on the GPU */
 	uint32_t n_unhanded;             /* steps */
 	bool recorded;                   /* the phase's events are, or are about to be */
+	struct restore *restore; /* GET that is decoded on the GPU; NULL: chunk by chunk, on the host */
+	const struct transform *restore_transform; /* held with it */
+	struct step *steps[DEVICE_BATCH_MAX]; /* whose frames are in the pool: they wait for each other */
+	uint32_t n_ready;
+	bool restoring;
 };
 
 static void go_on(struct request *q);
@@ -123,6 +136,14 @@ static void trace_job(const struct step *step, enum trace_name name, uint64_t by
 			.bytes = bytes});
 }
 
+static void end_restore(struct request *q)
+{
+	q->restore = restore_free(q->restore);
+	if (q->restore_transform)
+		registry_release(q->daemon->registry, q->restore_transform);
+	q->restore_transform = NULL;
+}
+
 static void request_end(struct request *q)
 {
 	struct session *s = q->session;
@@ -134,6 +155,7 @@ static void request_end(struct request *q)
 
 	note_end(q);
 	mapping_unref(q->mapping);
+	end_restore(q);
 	signals_drop(&q->signals);
 	if (q->observation)
 		observation_fini(q->observation);
@@ -197,6 +219,7 @@ static void step_end(struct step *step, int status)
 	plan_end(&step->plan);
 	device_chunk_free(step->staged);
 	q->n_unhanded -= step->unhanded;
+	free(step->classes);
 	free(step);
 	q->n_active--;
 	go_on(q);
@@ -262,7 +285,7 @@ static void record_events(struct request *q)
 	const bool is_last = q->sqe.op == WIRE_PUT || q->phase + 1 == q->n_phases;
 	const uint32_t from = q->phase < n ? q->phase : n - 1;
 
-	if (!n || q->recorded || q->n_unhanded || q->next < q->n_chunks || q->session->closed ||
+	if (!n || q->recorded || q->restore || q->n_unhanded || q->next < q->n_chunks || q->session->closed ||
 		(!q->n_chunks && (q->status || q->sqe.op == WIRE_GET)))
 		return;
 	/* The last event is for all groups that have none of their own, and fires with the last of them. */
@@ -313,39 +336,54 @@ static void is_ready(struct signals *g, int status)
 
 /* ---- PUT ---- */
 
-static void put_run(struct job *job, struct codec *codec)
+/* Classes and options, once: an encoding on the GPU that fails is done again by the host's codec. */
+static int put_classify(struct step *step, const struct codec_chunk *chunk)
 {
-	struct step *step = (struct step *)job;
 	const struct request *q = step->request;
 	const struct policy *policy = step->plan.policy;
-	const struct codec_chunk chunk = chunk_of(step);
 	const struct transform *t = step->transform;
-	uint8_t classes[FRAME_TOKENS_MAX];
-	struct codec_options options = {.transform = t,
+	int r;
+
+	step->classes = malloc(chunk->n_tokens);
+	if (!step->classes)
+		return -ENOMEM;
+	step->options = (struct codec_options){.transform = t,
 		.rung = step->plan.rate.rung,
 		.rung_salient = rate_salient_rung(policy, step->plan.rate.rung),
 		.rung_redundant = t ? rate_redundant_rung(policy, t, step->plan.rate.rung) : 0,
-		.classes = classes,
+		.classes = step->classes,
 		.max_error = policy->max_error,
 		.policy_version = policy->version};
+	memcpy(step->options.name_space, q->session->name_space, 16);
+	memcpy(step->options.key, q->keys[step->chunk], 32);
+	memcpy(step->options.parent, step->chunk ? q->keys[step->chunk - 1] : q->parent, 32);
+	r = plan_classify(&step->plan, chunk, q->sqe.position + q->sqe.n_tokens, step->classes);
+	for (uint32_t i = 0; !r && i < chunk->n_tokens; i++)
+		step->n_class[step->classes[i] % BOARD_CLASSES]++;
+	return r;
+}
 
-	if (!codec) {
-		step->status = -ENOMEM;
-		return;
-	}
-	memcpy(options.name_space, q->session->name_space, 16);
-	memcpy(options.key, q->keys[step->chunk], 32);
-	memcpy(options.parent, step->chunk ? q->keys[step->chunk - 1] : q->parent, 32);
-	step->status = plan_classify(&step->plan, &chunk, q->sqe.position + q->sqe.n_tokens, classes);
+static void put_run(struct job *job, struct codec *codec)
+{
+	struct step *step = (struct step *)job;
+	const struct kernels *kernels = step->request->daemon->kernels;
+	const struct codec_chunk chunk = chunk_of(step);
+	const bool is_first = !step->classes;
+
+	step->status = codec ? 0 : -ENOMEM;
+	if (!step->status && is_first)
+		step->status = put_classify(step, &chunk);
 	if (step->status)
 		return;
-	for (uint32_t i = 0; i < chunk.n_tokens; i++)
-		step->n_class[classes[i] % BOARD_CLASSES]++;
-	step->status = codec_encode(codec, &chunk, &options, &step->frame, &step->frame_bytes, &step->info);
+	if (!step->on_device)
+		step->status = codec_encode(
+			codec, &chunk, &step->options, &step->frame, &step->frame_bytes, &step->info);
+	if (!is_first)
+		return;
 	if (!step->status && step->sample)
-		sample_fill(step->sample, q->daemon->kernels, &chunk, classes);
+		sample_fill(step->sample, kernels, &chunk, step->classes);
 	if (!step->status && step->shadow)
-		shadow_fill(step->shadow, q->daemon->kernels, &chunk);
+		shadow_fill(step->shadow, kernels, &chunk);
 	plan_learn(&step->plan, &chunk);
 }
 
@@ -370,6 +408,27 @@ static void put_filled(struct cache_wait *wait, int status)
 	step_end(step, status);
 }
 
+static void put_done(struct job *job);
+
+static void put_coded(struct coder_put *p)
+{
+	struct step *step = (struct step *)((char *)p - offsetof(struct step, coder));
+
+	step->on_device = false;
+	if (p->encode.status) {
+		/* What the GPU cannot do, the host can: the copy is here. */
+		workers_submit(step->request->daemon->workers, &step->job);
+		return;
+	}
+	step->frame = p->encode.frame;
+	step->frame_bytes = p->encode.len;
+	step->info = p->encode.info;
+	free(p->encode.image);
+	step->job.started_ns = p->started_ns;
+	step->job.ended_ns = p->ended_ns;
+	put_done(&step->job);
+}
+
 static void put_done(struct job *job)
 {
 	struct step *step = (struct step *)job;
@@ -377,6 +436,15 @@ static void put_done(struct job *job)
 	struct index_entry *e = step->entry;
 	struct store_record what = {0};
 
+	if (step->on_device && !step->status) {
+		step->device_view = device_chunk_view(step->staged);
+		step->device_view.pages = step->staged->device_pages;
+		step->coder =
+			(struct coder_put){.encode = {.chunk = &step->device_view, .options = &step->options},
+				.done = put_coded};
+		coders_put(q->daemon->gpu->coders, &step->coder);
+		return;
+	}
 	trace_job(step, TRACE_ENCODE, step->frame_bytes);
 	step->staged = device_chunk_free(step->staged);
 	if (step->sample)
@@ -406,10 +474,13 @@ static void put_gathered(struct device_chunk *c, int status)
 	struct step *step = c->owner;
 
 	step->status = status;
-	if (status)
+	if (status) {
 		put_done(&step->job);
-	else
-		workers_submit(step->request->daemon->workers, &step->job);
+		return;
+	}
+	step->on_device = step->request->daemon->gpu->coders &&
+			  device_codec_serves(c->geometry, step->transform, c->device_pages, c->n_tokens);
+	workers_submit(step->request->daemon->workers, &step->job);
 }
 
 static void put_start(struct request *q, uint32_t chunk)
@@ -483,21 +554,18 @@ static void get_staged(struct device_chunk *c, int status)
 	get_end(c->owner, status);
 }
 
+static void get_damaged(struct step *step, int status);
+
 static void get_done(struct job *job)
 {
 	struct step *step = (struct step *)job;
 	struct request *q = step->request;
-	struct cache *cache = q->daemon->cache;
 	int status = step->status;
 
 	trace_job(step, TRACE_DECODE, step->entry->frame_bytes);
 	if (status == -EBADMSG || status == -ESTALE || status == -ENOTSUP) {
-		stats_of(q)->damaged++;
-		log_warning("a frame could not be decoded (%s); its chunk is dropped",
-			status == -ENOTSUP ? "it is of another version of the format" : strerror(-status));
+		get_damaged(step, status);
 		status = -EBADMSG;
-		if (!step->entry->dead)
-			cache_remove(cache, step->entry, NULL);
 	}
 	if (!status && step->staged) {
 		const uint32_t first = q->phase ? q->phase_end[q->phase - 1] : 0;
@@ -518,6 +586,178 @@ static void get_lent(struct device_chunk *c, int status)
 		workers_submit(step->request->daemon->workers, &step->job);
 }
 
+/* ---- GET on the GPU: chunks wait for each other, and are restored together ---- */
+
+static void restore_steps(struct request *q);
+
+static void get_damaged(struct step *step, int status)
+{
+	struct cache *cache = step->request->daemon->cache;
+
+	stats_of(step->request)->damaged++;
+	log_warning("a frame could not be decoded (%s); its chunk is dropped",
+		status == -ENOTSUP ? "it is of another version of the format" : strerror(-status));
+	if (!step->entry->dead)
+		cache_remove(cache, step->entry, NULL);
+}
+
+static void restore_told(struct restore *r)
+{
+	struct request *q = r->owner;
+
+	for (uint32_t i = 0; i < r->n_phases; i++)
+		if (i + 1 < r->n_events || i + 1 == r->n_phases)
+			tell(q, q->phase_end[i]);
+}
+
+/* Ends steps; new ones may begin meanwhile. Those of chunks from first on have this status. */
+static void end_steps(struct request *q, int status)
+{
+	struct step *steps[DEVICE_BATCH_MAX];
+	const uint32_t n = q->n_ready;
+
+	memcpy(steps, q->steps, n * sizeof *steps);
+	q->n_ready = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		steps[i]->job.started_ns = q->restore ? q->restore->started_ns : 0;
+		steps[i]->job.ended_ns = board_now_ns();
+		get_end(steps[i], status);
+	}
+}
+
+/* What is not wanted any more, for a chunk before it is missing. */
+static void drop_cut(struct request *q)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < q->n_ready; i++) {
+		struct step *step = q->steps[i];
+
+		if (step->chunk < q->n_chunks) {
+			q->steps[n++] = step;
+			continue;
+		}
+		q->n_active--;
+		cache_release(q->daemon->cache, step->entry);
+		q->n_unhanded -= step->unhanded;
+		free(step);
+	}
+	q->n_ready = n;
+}
+
+/* Chunk by chunk by way of the host, from the start: frames of an older transform are among them, or there is
+ * no room for so many at once. */
+static void restore_otherwise(struct request *q)
+{
+	struct step *steps[DEVICE_BATCH_MAX];
+	const uint32_t n = q->n_ready;
+
+	memcpy(steps, q->steps, n * sizeof *steps);
+	q->n_ready = 0;
+	end_restore(q);
+	q->next = 0;
+	q->starting = true;
+	for (uint32_t i = 0; i < n; i++) {
+		cache_release(q->daemon->cache, steps[i]->entry);
+		step_end(steps[i], 0);
+	}
+	q->starting = false;
+	go_on(q);
+}
+
+static void restored(struct restore *r, int status)
+{
+	struct request *q = r->owner;
+	bool any_bad = false;
+
+	for (uint32_t i = 0; i < r->n; i++)
+		if (r->decode[i].status == -EBADMSG || r->decode[i].status == -ESTALE) {
+			get_damaged(q->steps[i], r->decode[i].status);
+			cut(q, q->steps[i]->chunk, -EBADMSG);
+			any_bad = true;
+		}
+	q->restoring = false;
+	if (any_bad) {
+		/* Those before it, once more. */
+		drop_cut(q);
+		if (q->n_ready)
+			restore_steps(q);
+		else
+			go_on(q);
+		return;
+	}
+	for (uint32_t i = 0;
+		!status && !q->signals.n && q->sqe.flags & CISTERN_LAYERWISE && i + 1 < q->n_phases; i++)
+		tell(q, q->phase_end[i]);
+	if (status)
+		cut(q, q->steps[0]->chunk, status);
+	end_steps(q, status);
+}
+
+static int restore_add_step(struct request *q, const struct step *step)
+{
+	const uint32_t first = step->chunk * q->daemon->config->chunk_tokens;
+	const struct codec_chunk where = {.run = {.blocks = q->blocks,
+						  .block_tokens = q->mapping->block_tokens,
+						  .offset = q->sqe.block_offset + first},
+		.n_tokens = chunk_tokens(q, step->chunk),
+		.position = q->sqe.position + first};
+
+	return restore_add(q->restore, &where, cache_frame(step->entry), step->entry->frame_bytes);
+}
+
+static void restore_steps(struct request *q)
+{
+	const bool is_last = q->next >= q->n_chunks;
+	struct restore *r;
+	int status = 0;
+
+	drop_cut(q);
+	restore_free(q->restore);
+	r = q->restore = restore_new(q->daemon->gpu->coders, q->mapping->device, &q->session->lane,
+		&q->model->geometry, q->restore_transform, q->phase_end, q->n_phases);
+	for (uint32_t i = 0; r && !status && i < q->n_ready; i++)
+		status = restore_add_step(q, q->steps[i]);
+	if (!r || status) {
+		restore_otherwise(q);
+		return;
+	}
+	r->group = q->signals.group;
+	r->first_event = q->signals.first;
+	r->n_events = is_last ? q->signals.n : 0;
+	r->recorded = restore_told;
+	r->done = restored;
+	r->owner = q;
+	q->restoring = true;
+	restore_start(r);
+}
+
+static void try_restore(struct request *q)
+{
+	const bool all_begun =
+		q->next >= q->n_chunks || q->n_active == DEVICE_BATCH_MAX || q->session->closed;
+
+	if (q->restore && !q->restoring && all_begun && q->n_ready && q->n_ready == q->n_active)
+		restore_steps(q);
+}
+
+/* Whether it is to be one, which the first chunk's transform does not tell yet. */
+static void choose_restore(struct request *q)
+{
+	const struct gpu *g = q->daemon->gpu;
+	const struct transform *t = q->model->transform;
+
+	if (!q->mapping->device || !g->coders || !t ||
+		!restore_serves(q->mapping->device, &q->model->geometry, t, q->daemon->config->chunk_tokens))
+		return;
+	q->restore = restore_new(g->coders, q->mapping->device, &q->session->lane, &q->model->geometry, t,
+		q->phase_end, q->n_phases);
+	if (q->restore) {
+		registry_hold(q->daemon->registry, t);
+		q->restore_transform = t;
+	}
+}
+
 static void get_fetched(struct cache_wait *wait, int status)
 {
 	static const uint8_t plain[16] = {0};
@@ -525,6 +765,11 @@ static void get_fetched(struct cache_wait *wait, int status)
 	struct request *q = step->request;
 	struct frame_info info;
 
+	if (!status && q->restore && !q->session->closed) {
+		q->steps[q->n_ready++] = step;
+		go_on(q);
+		return;
+	}
 	if (!status && q->sqe.op == WIRE_GET && !q->session->closed) {
 		status = frame_parse(cache_frame(step->entry), step->entry->frame_bytes, &info, NULL, 0);
 		if (!status)
@@ -719,7 +964,8 @@ static void go_on(struct request *q)
 		return;
 	for (;;) {
 		q->starting = true;
-		while (q->next < q->n_chunks && q->n_active < WINDOW && !q->session->closed) {
+		while (q->next < q->n_chunks && q->n_active < (q->restore ? DEVICE_BATCH_MAX : WINDOW) &&
+			!q->session->closed && !q->restoring) {
 			const uint32_t chunk = q->next++;
 
 			if (q->sqe.op == WIRE_PUT)
@@ -731,9 +977,11 @@ static void go_on(struct request *q)
 		}
 		q->starting = false;
 		record_events(q);
-		if (q->n_active)
+		if (q->n_active) {
+			try_restore(q);
 			return;
-		if (q->session->closed || q->sqe.op != WIRE_GET || !q->n_chunks ||
+		}
+		if (q->session->closed || q->sqe.op != WIRE_GET || !q->n_chunks || q->restore ||
 			q->phase + 1 == q->n_phases)
 			break;
 		if (!q->signals.n)
@@ -911,8 +1159,10 @@ void request_start(struct session *s, const struct wire_sqe *sqe)
 		cache_sync(d->cache, &q->wait);
 		break;
 	default:
-		if (sqe->op == WIRE_GET)
+		if (sqe->op == WIRE_GET) {
 			find_phases(q);
+			choose_restore(q);
+		}
 		signals_await(&q->signals, is_ready);
 	}
 }

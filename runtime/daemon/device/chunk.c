@@ -49,7 +49,8 @@ struct device_chunk *device_chunk_new(
 	c->n_blocks = (uint32_t)(((uint64_t)c->offset + c->n_tokens + c->block_tokens - 1) / c->block_tokens);
 	c->blocks_bytes = aligned((size_t)c->n_blocks * sizeof *c->blocks);
 	c->data_bytes = (size_t)(packed_before(c, c->n_planes) * c->n_tokens);
-	c->pages = calloc(c->n_planes, sizeof *c->pages);
+	c->pages = calloc(2 * c->n_planes, sizeof *c->pages);
+	c->device_pages = c->pages + c->n_planes;
 	return c->pages ? c : device_chunk_free(c);
 }
 
@@ -188,6 +189,9 @@ static void lay_out(struct device_chunk *c)
 			.block_stride = token * c->n_tokens,
 			.token_stride = token,
 			.head_stride = p->head_bytes};
+		c->device_pages[i] = c->pages[i];
+		c->device_pages[i].base = (uint8_t *)(uintptr_t)(c->slot->device + c->blocks_bytes +
+								 packed_before(c, i) * c->n_tokens);
 	}
 }
 

@@ -27,7 +27,8 @@ struct device_chunk {
 	uint32_t n_blocks, block_tokens, offset;
 	size_t blocks_bytes, data_bytes; /* in the slot: the block table, and the packed tokens behind it */
 	struct staging_slot *slot;
-	struct kv_pages *pages;        /* [n_planes], into the slot */
+	struct kv_pages *pages;        /* [n_planes], into the slot: the host's copy */
+	struct kv_pages *device_pages; /* [n_planes], the GPU's */
 	uint32_t from_plane, to_plane; /* of the slot's planes: those that a scatter moves */
 	bool is_gather;
 	/* The next call's. handed: the lane has it, what is submitted to the lane now comes behind it; NULL:

@@ -7,8 +7,13 @@
 #include "base/log.h"
 #include "kernels/cuda/driver.h"
 #include "runtime/cuda/device.h"
+#include "runtime/daemon/device/coders.h"
 
-enum { IMPORTS_MAX = 4096 }; /* allocations */
+enum {
+	IMPORTS_MAX = 4096, /* allocations */
+	CODERS = 2,         /* one works while the other's results are looked at */
+	CODER_SCRATCH_BYTES = 512 << 20,
+};
 
 static int set_up(
 	struct gpu *g, const struct config *c, const struct device_options *o, char *why, size_t why_len)
@@ -24,7 +29,9 @@ static int set_up(
 	if (!g->imports)
 		return -ENOMEM;
 	r = lanes_new(g->device, &g->lanes);
-	return r ? r : staging_new(g->lanes, c->device_staging, &g->staging);
+	if (!r)
+		r = staging_new(g->lanes, c->device_staging, &g->staging);
+	return r ? r : coders_new(g->device, CODERS, CODER_SCRATCH_BYTES, &g->coders);
 }
 
 int gpu_new(const struct config *c, struct gpu **out)
@@ -66,6 +73,7 @@ struct gpu *gpu_free(struct gpu *g)
 		if (!lanes_free(g->lanes))
 			return NULL;
 	}
+	g->coders = coders_free(g->coders);
 	g->imports = imports_free(g->imports);
 	g->device = device_free(g->device);
 	free(g);
@@ -75,6 +83,7 @@ struct gpu *gpu_free(struct gpu *g)
 void gpu_reap(struct gpu *g)
 {
 	lanes_reap(g->lanes);
+	coders_reap(g->coders);
 }
 
 static int earlier(int a_ms, int b_ms)
@@ -90,7 +99,7 @@ int gpu_tick(struct gpu *g, int timeout_ms)
 
 bool gpu_is_idle(const struct gpu *g)
 {
-	return !lanes_n_busy(g->lanes) && !staging_n_busy(g->staging);
+	return !lanes_n_busy(g->lanes) && !staging_n_busy(g->staging) && !coders_n_busy(g->coders);
 }
 
 json_t *gpu_status(const struct gpu *g)
@@ -100,9 +109,10 @@ json_t *gpu_status(const struct gpu *g)
 	if (!g)
 		return json_null();
 	imports_get_stats(g->imports, &imports);
-	return json_pack("{s:s, s:{s:i, s:I, s:i, s:I, s:I}, s:o, s:o}", "name", device_describe(g->device),
-		"mapped", "allocations", (int)imports.n_allocations, "bytes", (json_int_t)imports.bytes,
-		"events", (int)imports.n_events, "opened", (json_int_t)imports.n_opened, "stale",
-		(json_int_t)imports.n_stale, "staging", staging_status(g->staging), "lanes",
-		lanes_status(g->lanes));
+	return json_pack("{s:s, s:{s:i, s:I, s:i, s:I, s:I}, s:o, s:o, s:o}", "name",
+		device_describe(g->device), "mapped", "allocations", (int)imports.n_allocations, "bytes",
+		(json_int_t)imports.bytes, "events", (int)imports.n_events, "opened",
+		(json_int_t)imports.n_opened, "stale", (json_int_t)imports.n_stale, "staging",
+		staging_status(g->staging), "lanes", lanes_status(g->lanes), "codec",
+		coders_status(g->coders));
 }

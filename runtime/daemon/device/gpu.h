@@ -14,6 +14,7 @@
 #include "runtime/daemon/device/lane.h"
 #include "runtime/daemon/device/staging.h"
 
+struct coders;
 struct device;
 struct tier;
 
@@ -22,6 +23,7 @@ struct gpu {
 	struct imports *imports;
 	struct lanes *lanes;
 	struct staging *staging;
+	struct coders *coders;
 	struct tier *tier; /* frames in the GPU's memory */
 	CUuuid uuid;
 };

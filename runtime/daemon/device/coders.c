@@ -1,0 +1,238 @@
+#include "runtime/daemon/device/coders.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/driver.h"
+#include "runtime/daemon/worker.h"
+
+enum { BATCH_MAX = 16 };
+
+/* A codec, and the batch that it works on when it encodes. */
+struct coder {
+	struct job job; /* first */
+	struct coders *coders;
+	struct device_codec *codec;
+	bool busy;
+	struct coder_put *puts[BATCH_MAX];
+	size_t n;
+};
+
+struct coders {
+	const struct device *device;
+	struct workers *threads;
+	struct coder *all;
+	uint32_t n;
+	struct coder_put *puts, **puts_end;
+	struct coder_wait *waits, **waits_end;
+	size_t n_puts; /* that wait */
+	uint64_t n_chunks, n_batches, n_restored;
+};
+
+static int start(struct coders *c, uint32_t n, uint64_t scratch_bytes)
+{
+	int least = 0, most;
+	int r = device_status(device_driver(c->device)->cuCtxGetStreamPriorityRange(&least, &most));
+
+	c->all = calloc(n, sizeof *c->all);
+	if (!r && !c->all)
+		r = -ENOMEM;
+	for (; !r && c->n < n; c->n++) {
+		c->all[c->n].coders = c;
+		r = device_codec_new(c->device, scratch_bytes, least, &c->all[c->n].codec);
+		if (r)
+			break;
+	}
+	return r ? r : workers_new(n, kernels_cpu(), &c->threads);
+}
+
+int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, struct coders **out)
+{
+	struct coders *c = calloc(1, sizeof *c);
+	int r;
+
+	if (!c)
+		return -ENOMEM;
+	c->device = d;
+	c->puts_end = &c->puts;
+	c->waits_end = &c->waits;
+	r = start(c, n, scratch_bytes);
+	if (r)
+		coders_free(c);
+	else
+		*out = c;
+	return r;
+}
+
+struct coders *coders_free(struct coders *c)
+{
+	if (!c)
+		return NULL;
+	workers_free(c->threads);
+	for (uint32_t i = 0; i < c->n; i++)
+		device_codec_free(c->all[i].codec);
+	free(c->all);
+	free(c);
+	return NULL;
+}
+
+int coders_fd(const struct coders *c)
+{
+	return workers_fd(c->threads);
+}
+
+void coders_reap(struct coders *c)
+{
+	workers_reap(c->threads);
+}
+
+size_t coders_n_busy(const struct coders *c)
+{
+	size_t n = c->n_puts;
+
+	for (uint32_t i = 0; i < c->n; i++)
+		n += c->all[i].busy;
+	for (const struct coder_wait *w = c->waits; w; w = w->next)
+		n++;
+	return n;
+}
+
+/* ---- on a thread of ours ---- */
+
+static void encode(struct job *job, struct codec *unused)
+{
+	struct coder *coder = (struct coder *)job;
+	struct device_encode batch[BATCH_MAX];
+	int r;
+
+	(void)unused;
+	for (size_t i = 0; i < coder->n; i++)
+		batch[i] = coder->puts[i]->encode;
+	r = device_enter(coder->coders->device);
+	if (!r)
+		r = device_codec_encode(coder->codec, batch, coder->n, NULL);
+	for (size_t i = 0; i < coder->n; i++) {
+		coder->puts[i]->encode = batch[i];
+		if (r)
+			coder->puts[i]->encode.status = r;
+	}
+}
+
+/* ---- on the front thread ---- */
+
+static void pump(struct coders *c);
+
+static void encoded(struct job *job)
+{
+	struct coder *coder = (struct coder *)job;
+	struct coder_put *puts[BATCH_MAX];
+	const size_t n = coder->n;
+
+	memcpy(puts, coder->puts, sizeof puts);
+	coder->busy = false;
+	pump(coder->coders);
+	for (size_t i = 0; i < n; i++) {
+		puts[i]->started_ns = job->started_ns;
+		puts[i]->ended_ns = job->ended_ns;
+		puts[i]->done(puts[i]);
+	}
+}
+
+/* Whether the two may be encoded in one call. */
+static bool alike(const struct coder_put *a, const struct coder_put *b)
+{
+	const struct codec_options *x = a->encode.options, *y = b->encode.options;
+
+	return x->transform == y->transform && x->rung == y->rung && x->rung_salient == y->rung_salient &&
+	       x->rung_redundant == y->rung_redundant;
+}
+
+/* The first of those that wait, and others like it. */
+static void take_batch(struct coders *c, struct coder *coder)
+{
+	struct coder_put **link = &c->puts;
+
+	coder->n = 0;
+	while (*link && coder->n < BATCH_MAX) {
+		struct coder_put *p = *link;
+
+		if (coder->n && !alike(coder->puts[0], p)) {
+			link = &p->next;
+			continue;
+		}
+		*link = p->next;
+		coder->puts[coder->n++] = p;
+		c->n_puts--;
+	}
+	c->puts_end = &c->puts;
+	while (*c->puts_end)
+		c->puts_end = &(*c->puts_end)->next;
+	c->n_chunks += coder->n;
+	c->n_batches++;
+}
+
+/* Gives free codecs work: an engine that waits for its tokens goes first. */
+static void pump(struct coders *c)
+{
+	for (uint32_t i = 0; i < c->n && (c->waits || c->puts); i++) {
+		struct coder *coder = &c->all[i];
+
+		if (coder->busy)
+			continue;
+		coder->busy = true;
+		if (c->waits) {
+			struct coder_wait *w = c->waits;
+
+			c->waits = w->next;
+			if (!c->waits)
+				c->waits_end = &c->waits;
+			w->fn(w, coder->codec);
+			continue;
+		}
+		take_batch(c, coder);
+		coder->job.run = encode;
+		coder->job.done = encoded;
+		workers_submit(c->threads, &coder->job);
+	}
+}
+
+void coders_put(struct coders *c, struct coder_put *p)
+{
+	p->next = NULL;
+	*c->puts_end = p;
+	c->puts_end = &p->next;
+	c->n_puts++;
+	pump(c);
+}
+
+void coders_want(struct coders *c, struct coder_wait *w)
+{
+	w->next = NULL;
+	*c->waits_end = w;
+	c->waits_end = &w->next;
+	pump(c);
+}
+
+void coders_give(struct coders *c, struct device_codec *codec, size_t n_restored)
+{
+	c->n_restored += n_restored;
+	for (uint32_t i = 0; i < c->n; i++)
+		if (c->all[i].codec == codec)
+			c->all[i].busy = false;
+	pump(c);
+}
+
+json_t *coders_status(const struct coders *c)
+{
+	uint64_t bytes = 0;
+	uint32_t busy = 0;
+
+	for (uint32_t i = 0; i < c->n; i++) {
+		busy += c->all[i].busy;
+		bytes += c->all[i].busy ? 0 : device_codec_bytes(c->all[i].codec);
+	}
+	return json_pack("{s:i, s:i, s:I, s:I, s:I, s:I}", "codecs", (int)c->n, "busy", (int)busy,
+		"idle_bytes", (json_int_t)bytes, "chunks", (json_int_t)c->n_chunks, "batches",
+		(json_int_t)c->n_batches, "restored", (json_int_t)c->n_restored);
+}

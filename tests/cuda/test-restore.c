@@ -1,0 +1,367 @@
+/* A daemon with a transform, engines on the GPU and engines on the host beside them: what is put by the one
+ * is got by the other, encoded and decoded on the GPU where it lies there. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernels/kernels.h"
+#include "policy/calibrate.h"
+#include "tests/cuda/double/double.h"
+#include "tests/cuda/engine.h"
+#include "tests/integration/low-rank.h"
+#include "tools/private-daemon.h"
+
+enum { SINKS = 4, WINDOW = 128, SKIPPED = 77, N = 700, N_CHUNKS = 3, KIND = 1, SEQUENCES = 4 };
+
+/* Low-rank values with noise, at 16x: as in tests/integration/test-learn.c. */
+static const double ERROR_MAX = 0.25;
+
+static char transform_path[64];
+
+/* ---- a transform for the test engine's model, from a sequence of its own ---- */
+
+static struct geometry engine_geometry(void)
+{
+	struct cistern_layout layouts[E_LAYERS * 2];
+	struct cistern_plane planes[2];
+	struct cistern_model model;
+	float inv_freq[E_DIM / 2];
+	struct geometry g = {.n_layers = E_LAYERS, .n_planes = 2, .tp_size = 1};
+
+	engine_describe(&model, planes, inv_freq, layouts);
+	snprintf(g.name, sizeof g.name, "%s", model.name);
+	for (int i = 0; i < 2; i++)
+		g.planes[i] =
+			(struct plane){.n_heads = E_HEADS, .dim = E_DIM, .dtype = DTYPE_F16, .rope_scale = 1};
+	g.planes[0].rope_kind = ROPE_HALF;
+	g.planes[0].rope_dim = E_DIM;
+	memcpy(g.planes[0].inv_freq, inv_freq, sizeof inv_freq);
+	return g;
+}
+
+static void gather_features(
+	const struct geometry *g, const struct engine *e, uint32_t plane, uint32_t n, float *x)
+{
+	const struct kernels *k = kernels_cpu();
+	const struct kv_run run = {e->blocks, E_BLOCK, 0};
+	static float table[E_TOKENS_MAX * E_DIM];
+	uint64_t positions[E_TOKENS_MAX];
+	uint16_t tokens[E_TOKENS_MAX];
+	const struct rope_table rope = {table, table + E_TOKENS_MAX * E_DIM / 2};
+
+	for (uint32_t t = 0; t < n; t++) {
+		positions[t] = t;
+		tokens[t] = (uint16_t)t;
+	}
+	k->rope_fill(&g->planes[0], positions, n, table, table + E_TOKENS_MAX * E_DIM / 2);
+	for (uint32_t l = 0; l < E_LAYERS; l++) {
+		const struct kv_pages pages = {
+			.base = (uint8_t *)(e->kv + (size_t)(l * 2 + plane) * E_BLOCKS * E_BLOCK * E_WIDTH),
+			.block_stride = E_BLOCK * E_WIDTH * 2,
+			.token_stride = E_WIDTH * 2,
+			.head_stride = E_DIM * 2};
+
+		k->gather(&g->planes[plane], &pages, &run, tokens, n, plane ? NULL : &rope, NULL, NULL,
+			x + l * E_WIDTH, E_LAYERS * E_WIDTH);
+	}
+}
+
+static void make_transform(void)
+{
+	const struct geometry g = engine_geometry();
+	struct engine e = {.size_bytes = (size_t)E_LAYERS * 2 * E_BLOCKS * E_BLOCK * E_WIDTH * 2};
+	static float x[E_TOKENS_MAX * E_LAYERS * E_WIDTH];
+	struct calibrate_options options;
+	struct calibrate *c;
+	char why[200] = "";
+	void *data;
+	size_t len;
+	FILE *file;
+
+	e.kv = calloc(1, e.size_bytes);
+	for (uint32_t i = 0; i < E_BLOCKS; i++)
+		e.blocks[i] = i;
+	calibrate_options_init(&options);
+	assert_int_equal(calibrate_new(&g, &options, &c, why, sizeof why), 0);
+	for (uint32_t sequence = 1000; sequence < 1004; sequence++) {
+		low_rank_prefill(&e, KIND, sequence, E_TOKENS_MAX);
+		for (uint32_t part = 0; part < calibrate_n_parts(c); part++) {
+			struct transform_part p;
+
+			calibrate_part(c, part, &p);
+			assert_int_equal(p.n_layers, E_LAYERS);
+			gather_features(&g, &e, p.plane, E_TOKENS_MAX, x);
+			assert_int_equal(calibrate_add(c, part, x, E_LAYERS * E_WIDTH, E_TOKENS_MAX), 0);
+		}
+	}
+	for (uint32_t part = 0; part < calibrate_n_parts(c); part++)
+		assert_int_equal(calibrate_learn(c, part), 0);
+	assert_int_equal(calibrate_finish(c, "test", &data, &len, NULL), 0);
+	snprintf(transform_path, sizeof transform_path, "/tmp/cistern-test-transform-%d", (int)getpid());
+	file = fopen(transform_path, "w");
+	assert_non_null(file);
+	assert_int_equal(fwrite(data, 1, len, file), len);
+	fclose(file);
+	calibrate_free(c);
+	free(data);
+	free(e.kv);
+}
+
+/* ---- processes ---- */
+
+static void in_process(
+	void (*fn)(const char *socket, uint32_t arg), const struct private_daemon *d, uint32_t arg)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		fn(d->socket, arg);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (status) {
+		char command[400];
+
+		snprintf(command, sizeof command, "cat %s", d->log);
+		assert_int_equal(system(command), 0);
+	}
+	assert_int_equal(status, 0);
+}
+
+static void check(const struct engine *e, uint32_t sequence)
+{
+	MUST(low_rank_error(e, KIND, sequence, 0, SINKS) == 0);
+	MUST(low_rank_error(e, KIND, sequence, N - WINDOW, N) == 0);
+	MUST(low_rank_error(e, KIND, sequence, SINKS, N - WINDOW) < ERROR_MAX);
+	MUST(low_rank_error(e, KIND, sequence, SINKS, N - WINDOW) > 0);
+	MUST(engine_is_wiped(e, N));
+}
+
+static void put_on_gpu(const char *socket, uint32_t sequence)
+{
+	struct cistern_completion done;
+	struct gpu_engine g;
+
+	gpu_engine_open(&g, socket, 1, sequence % 2 ? CISTERN_MEMORY_CUDA_IPC : CISTERN_MEMORY_CUDA_VMM, 1);
+	low_rank_prefill(&g.host, KIND, sequence, N);
+	gpu_engine_upload(&g);
+	gpu_engine_wait(&g);
+	done = engine_put(&g.host, N);
+	MUST_EQUAL(done.status, 0);
+	MUST_EQUAL(done.n_chunks, N_CHUNKS);
+	gpu_engine_close(&g);
+}
+
+static void get_on_gpu(const char *socket, uint32_t sequence)
+{
+	struct cistern_completion done;
+	struct gpu_engine g;
+
+	gpu_engine_open(
+		&g, socket, 5, sequence % 2 ? CISTERN_MEMORY_CUDA_VMM : CISTERN_MEMORY_CUDA_IPC, E_LAYERS);
+	low_rank_keys(&g.host, KIND, sequence, N);
+	gpu_engine_fill(&g, 0x55);
+	gpu_engine_wait(&g);
+	done = engine_get(&g.host, N, sequence & 1 ? CISTERN_LAYERWISE : 0);
+	MUST_EQUAL(done.status, 0);
+	MUST_EQUAL(done.n_chunks, N_CHUNKS);
+	MUST_EQUAL(done.n_layers, E_LAYERS);
+	gpu_engine_download(&g);
+	gpu_engine_wait(&g);
+	check(&g.host, sequence);
+	gpu_engine_close(&g);
+}
+
+static void put_on_host(const char *socket, uint32_t sequence)
+{
+	struct engine e;
+
+	engine_open(&e, socket, 3);
+	low_rank_prefill(&e, KIND, sequence, N);
+	MUST_EQUAL(engine_put(&e, N).n_chunks, N_CHUNKS);
+	engine_close(&e);
+}
+
+static void get_on_host(const char *socket, uint32_t sequence)
+{
+	struct cistern_completion done;
+	struct engine e;
+
+	engine_open(&e, socket, 7);
+	low_rank_keys(&e, KIND, sequence, N);
+	engine_wipe(&e);
+	done = engine_get(&e, N, 0);
+	MUST_EQUAL(done.status, 0);
+	MUST_EQUAL(done.n_chunks, N_CHUNKS);
+	check(&e, sequence);
+	engine_close(&e);
+}
+
+/* Chunks that the codec on the GPU has encoded or decoded. */
+static json_t *device_status_of(const struct private_daemon *d)
+{
+	json_t *status, *device;
+	char *answer;
+
+	assert_int_equal(cistern_control(d->socket, "{\"command\":\"status\"}", &answer, 10000), 0);
+	status = json_loads(answer, 0, NULL);
+	free(answer);
+	device = json_incref(json_object_get(status, "device"));
+	json_decref(status);
+	return device;
+}
+
+static double figure(const struct private_daemon *d, const char *part, const char *key)
+{
+	json_t *device = device_status_of(d);
+	const json_t *value = json_object_get(json_object_get(device, part), key);
+	double x;
+
+	assert_non_null(value);
+	x = json_number_value(value);
+	json_decref(device);
+	return x;
+}
+
+static void each_reads_the_other(void **state)
+{
+	const struct private_daemon_options options = {.no_store = 1, .transform = transform_path};
+	struct private_daemon d;
+
+	(void)state;
+	assert_int_equal(private_daemon_start(&d, &options), 0);
+	for (uint32_t sequence = 0; sequence < SEQUENCES; sequence++) {
+		const double encoded = figure(&d, "codec", "chunks"),
+			     restored = figure(&d, "codec", "restored");
+
+		if (sequence < SEQUENCES / 2) {
+			in_process(put_on_gpu, &d, sequence);
+			assert_true(figure(&d, "codec", "chunks") == encoded + N_CHUNKS);
+		} else {
+			in_process(put_on_host, &d, sequence);
+			assert_true(figure(&d, "codec", "chunks") == encoded);
+		}
+		in_process(get_on_gpu, &d, sequence);
+		assert_true(figure(&d, "codec", "restored") == restored + N_CHUNKS);
+		in_process(get_on_host, &d, sequence);
+		in_process(get_on_gpu, &d, sequence);
+	}
+	private_daemon_stop(&d);
+}
+
+/* An engine that is told by events alone: one for each group of layers, recorded in order. */
+static void get_by_events(const char *socket, uint32_t sequence)
+{
+	struct cistern_completion c[8];
+	struct cistern_run run;
+	struct gpu_engine g;
+	uint32_t n_layers = 0;
+	bool ended = false;
+
+	gpu_engine_open(&g, socket, 5, CISTERN_MEMORY_CUDA_IPC, 1);
+	gpu_engine_events(&g);
+	low_rank_keys(&g.host, KIND, sequence, N);
+	gpu_engine_fill(&g, 0x55);
+	CU(g.driver->cuEventRecord(g.ready, g.stream));
+	run = gpu_engine_run(&g, N);
+	run.ready_event = g.ready_id;
+	run.first_event = g.groups_id;
+	run.n_events = 1;
+	MUST_EQUAL(cistern_get(g.host.c, &run, 99), 0);
+	while (!ended) {
+		const int n = cistern_wait(g.host.c, c, 8, 10000);
+
+		MUST(n > 0);
+		for (int i = 0; i < n; i++) {
+			MUST_EQUAL(c[i].user_data, 99);
+			if (!(c[i].flags & CISTERN_MORE)) {
+				MUST_EQUAL(c[i].status, 0);
+				MUST_EQUAL(c[i].n_chunks, N_CHUNKS);
+				ended = true;
+				continue;
+			}
+			MUST(!ended && c[i].n_layers > n_layers);
+			n_layers = c[i].n_layers;
+			/* From here on the engine's stream may wait for it. */
+			CU(g.driver->cuStreamWaitEvent(g.stream, g.groups[0], 0));
+			gpu_engine_download(&g);
+		}
+	}
+	MUST_EQUAL(n_layers, E_LAYERS);
+	gpu_engine_wait(&g);
+	check(&g.host, sequence);
+	gpu_engine_close(&g);
+}
+
+static void by_events(void **state)
+{
+	const struct private_daemon_options options = {.no_store = 1, .transform = transform_path};
+	struct private_daemon d;
+
+	(void)state;
+	assert_int_equal(private_daemon_start(&d, &options), 0);
+	in_process(put_on_gpu, &d, 1);
+	in_process(get_by_events, &d, 1);
+	assert_true(figure(&d, "codec", "restored") == N_CHUNKS);
+	private_daemon_stop(&d);
+}
+
+/* Whether there is a GPU that can be used; asked in a process of its own, for a driver does not survive a
+ * fork. */
+static bool have_gpu(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		char why[256] = "";
+		struct cuda_driver *driver;
+		int n = 0;
+
+		if (driver_load(&driver, why, sizeof why) || driver->cuDeviceGetCount(&n) || !n) {
+			printf("skipped: %s\n", why[0] ? why : "there is no GPU");
+			fflush(stdout);
+			_exit(1);
+		}
+		_exit(0);
+	}
+	return waitpid(pid, &status, 0) == pid && !status;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(each_reads_the_other),
+		cmocka_unit_test(by_events),
+	};
+	char folder[] = "/tmp/cistern-double-XXXXXX", file[64];
+	int status = SKIPPED;
+
+	if (!mkdtemp(folder))
+		return 1;
+	/* Nothing to a real driver. */
+	snprintf(file, sizeof file, "%s/device", folder);
+	setenv("CISTERN_DOUBLE_DEVICE", file, 1);
+	if (have_gpu()) {
+		make_transform();
+		status = cmocka_run_group_tests(tests, NULL, NULL);
+		unlink(transform_path);
+	}
+	unlink(file);
+	rmdir(folder);
+	return status;
+}
