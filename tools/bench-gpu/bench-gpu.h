@@ -32,7 +32,6 @@ int products_time(struct products *p, uint32_t rounds, double *tflops);
 
 struct transfer {
 	double put_ms;         /* all chunks: from pages to frames in host memory and images on the device */
-	double gather_ms;      /* pages to a packed copy: after this the source is free */
 	double get_ms;         /* images on the device to pages: until the call returns */
 	double get_gpu_ms;     /* the same by the device's own clock, from the first kernel to the last */
 	double first_group_ms; /* by the device's clock: until the first layer group is in the pages */
@@ -41,6 +40,10 @@ struct transfer {
 };
 
 int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *out);
+
+/* ---- gather.c: from pages to a packed copy, behind which a put's source is free */
+
+int gather_measure(const struct setting *s, uint32_t rounds, double *ms);
 
 /* ---- streams.c */
 
