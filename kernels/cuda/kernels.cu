@@ -9,3 +9,10 @@
 #include "kernels/cuda/trellis.cu"
 #include "kernels/cuda/rans.cu"
 #include "kernels/cuda/raw.cu"
+
+#include "kernels/cuda/deflate.cu"
+#include "kernels/cuda/inflate.cu"
+#include "kernels/cuda/xxh3.cu"
+#include "kernels/cuda/statistics.cu"
+#include "kernels/cuda/attention.cu"
+#include "kernels/cuda/covariance.cu"
