@@ -19,6 +19,7 @@ static const struct command {
 	{"ls", cmd_ls, "the chunks that are kept"},
 	{"plan", cmd_plan, "what a transform will cost, and what a pool and a store will hold"},
 	{"inspect", cmd_inspect, "one chunk: its classes, errors, and why"},
+	{"pool", cmd_pool, "memory for chunks, and resizing the GPU's part of it"},
 	{"purge", cmd_purge, "forget a namespace, for good"},
 	{"policy", cmd_policy, "show and change policies while the daemon runs"},
 	{"status", cmd_status, "what a running daemon holds and does"},

@@ -18,6 +18,7 @@ int cmd_events(int argc, char **argv);
 int cmd_ls(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_plan_capacity(int argc, char **argv);
+int cmd_pool(int argc, char **argv);
 int cmd_purge(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_policy(int argc, char **argv);

@@ -80,6 +80,10 @@ void cache_attach(struct cache *c, struct store *store);
 /* From here on chunks, bytes and store latencies are counted on the board, which is borrowed. */
 void cache_count_on(struct cache *c, struct board *board);
 
+/* fn is called with the number of every entry that dies or gets another frame, before its number means
+ * something else. One at a time. */
+void cache_tell_gone(struct cache *c, void (*fn)(void *arg, uint32_t number), void *arg);
+
 /* Bounds what a namespace may take of either tier; what is over goes when room is next needed. -ENOMEM. */
 int cache_set_quota(struct cache *c, const uint8_t name_space[16], uint64_t pool_bytes, uint64_t store_bytes);
 /* The n-th namespace that there is something known of; false: no more. */

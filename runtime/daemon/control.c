@@ -119,6 +119,7 @@ static const struct command {
 	{"drain", control_drain},
 	{"stop", control_stop},
 	{"events", control_events},
+	{"pool-resize", control_pool_resize},
 	{"purge", control_purge},
 	{"inspect", control_inspect},
 	{"decisions", control_decisions},

@@ -18,6 +18,7 @@ char *control_answer(struct daemon *d, uid_t uid, const char *text, size_t len);
 
 json_t *control_events(struct daemon *d, uid_t uid, const json_t *request);
 /* Answers later: takes d->asking, and sets it to NULL. */
+json_t *control_pool_resize(struct daemon *d, uid_t uid, const json_t *request);
 json_t *control_purge(struct daemon *d, uid_t uid, const json_t *request);
 
 json_t *control_list(struct daemon *d, uid_t uid, const json_t *request);

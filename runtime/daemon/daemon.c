@@ -185,6 +185,11 @@ static int set_quotas(struct daemon *d)
 	return r;
 }
 
+static void forget_on_gpu(void *gpu, uint32_t number)
+{
+	gpu_forget(gpu, number);
+}
+
 static int set_up(struct daemon *d)
 {
 	const struct config *c = d->config;
@@ -237,6 +242,8 @@ static int set_up(struct daemon *d)
 		r = daemon_watch(d, lanes_fd(d->gpu->lanes), SOURCE_GPU, NULL);
 	if (!r && d->gpu)
 		r = daemon_watch(d, coders_fd(d->gpu->coders), SOURCE_GPU, NULL);
+	if (!r && d->gpu)
+		cache_tell_gone(d->cache, forget_on_gpu, d->gpu);
 	if (r)
 		return r;
 	d->n_workers = c->workers ? c->workers : n_cpus > 0 ? (uint32_t)n_cpus : 1;
@@ -521,6 +528,8 @@ void daemon_fini(struct daemon *d)
 	if (d->workers)
 		drain(d);
 	d->workers = workers_free(d->workers);
+	if (d->cache)
+		cache_tell_gone(d->cache, NULL, NULL);
 	d->gpu = gpu_free(d->gpu);
 	d->learn = learn_free(d->learn);
 	d->fidelity = fidelity_free(d->fidelity);

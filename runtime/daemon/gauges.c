@@ -5,7 +5,10 @@
 #include <time.h>
 #include <xxhash.h>
 
+#include "runtime/cuda/tier.h"
 #include "runtime/daemon/daemon.h"
+#include "runtime/daemon/device/gpu.h"
+#include "runtime/daemon/device/pool.h"
 #include "runtime/daemon/shadow/fidelity.h"
 
 /* Texts are compared as they are by readers: no rest of an earlier one behind the NUL. */
@@ -37,6 +40,21 @@ static void take_pool(const struct daemon *d, struct stats_daemon *s)
 	s->pool_limit_bytes = pool.limit_bytes;
 	s->pool_used_bytes = pool.used_bytes;
 	s->pool_largest_free_bytes = pool.largest_free_bytes;
+}
+
+static void take_gpu(const struct daemon *d, struct stats_daemon *s)
+{
+	struct import_stats imports;
+	struct tier_stats tier;
+
+	if (!d->gpu)
+		return;
+	imports_get_stats(d->gpu->imports, &imports);
+	tier_get_stats(device_pool_tier(d->gpu->pool), &tier);
+	s->device_pool_limit_bytes = tier.limit_bytes;
+	s->device_pool_used_bytes = tier.used_bytes;
+	s->device_staging_bytes = staging_bytes(d->gpu->staging);
+	s->device_mapped_bytes = imports.bytes;
 }
 
 static void take_store(const struct daemon *d, struct stats_daemon *s)
@@ -173,6 +191,7 @@ static void refresh(struct daemon *d)
 	struct stats_daemon *s = &b->daemon;
 
 	take_pool(d, s);
+	take_gpu(d, s);
 	take_store(d, s);
 	take_cache(d, s);
 	take_sessions(d, s);

@@ -107,6 +107,18 @@ void cache_count_on(struct cache *c, struct board *board)
 	c->board = board;
 }
 
+void cache_tell_gone(struct cache *c, void (*fn)(void *arg, uint32_t number), void *arg)
+{
+	c->gone = fn;
+	c->gone_arg = arg;
+}
+
+static void tell_gone(struct cache *c, const struct index_entry *e)
+{
+	if (c->gone)
+		c->gone(c->gone_arg, index_number(c->index, e));
+}
+
 /* ---- namespaces ---- */
 
 /* NULL: out of memory. */
@@ -326,6 +338,7 @@ void bury(struct cache *c, struct index_entry *e)
 void kill_entry(struct cache *c, struct index_entry *e)
 {
 	if (!e->dead) {
+		tell_gone(c, e);
 		count(c, e, -1);
 		undescribe(c, e);
 		forget_replaced(c, e);
@@ -540,6 +553,7 @@ int cache_replace(struct cache *c, struct index_entry *e, uint8_t *frame, size_t
 	} else if (e->on_disk.flags != ON_DISK_REPLACING) {
 		what.location = (struct store_location){0};
 	}
+	tell_gone(c, e);
 	unqueue_write(c, e);
 	count(c, e, -1);
 	pool_release(c->pool, e->record, record_bytes(e->frame_bytes));

@@ -48,7 +48,9 @@ struct cache {
 	struct index *index;
 	struct pool *pool;
 	struct store *store;
-	struct board *board; /* NULL: nobody counts */
+	struct board *board;                      /* NULL: nobody counts */
+	void (*gone)(void *arg, uint32_t number); /* NULL: nobody asks */
+	void *gone_arg;
 	struct evict in_pool, on_disk;
 	struct cache_share
 		*shares; /* an owner's tag: 1 + the place of its namespace here; 0: not known yet */

@@ -1,19 +1,34 @@
 #include "runtime/daemon/device/gpu.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "kernels/cuda/driver.h"
 #include "runtime/cuda/device.h"
+#include "runtime/cuda/tier.h"
 #include "runtime/daemon/device/coders.h"
+#include "runtime/daemon/device/pool.h"
 
 enum {
 	IMPORTS_MAX = 4096, /* allocations */
-	CODERS = 2,         /* one works while the other's results are looked at */
+	POOL_END_MS = 1000,
+	CODERS = 2, /* one works while the other's results are looked at */
 	CODER_SCRATCH_BYTES = 512 << 20,
 };
+
+static void pool_is_there(void *arg, int status, uint64_t size_bytes)
+{
+	(void)arg;
+	if (status)
+		log_warning("device: the pool has %llu MiB: %s", (unsigned long long)size_bytes >> 20,
+			status == -ENOMEM ? "the GPU has no more to give" : strerror(-status));
+	else
+		log_info("device: the pool has %llu MiB", (unsigned long long)size_bytes >> 20);
+}
 
 static int set_up(
 	struct gpu *g, const struct config *c, const struct device_options *o, char *why, size_t why_len)
@@ -31,7 +46,19 @@ static int set_up(
 	r = lanes_new(g->device, &g->lanes);
 	if (!r)
 		r = staging_new(g->lanes, c->device_staging, &g->staging);
-	return r ? r : coders_new(g->device, CODERS, CODER_SCRATCH_BYTES, &g->coders);
+	if (!r)
+		r = device_pool_new(g->device, g->lanes, &g->pool);
+	if (!r)
+		r = coders_new(g->device, CODERS, CODER_SCRATCH_BYTES, &g->coders);
+	if (r || !c->device_pool)
+		return r;
+	/* Engines may come before it is there: they are served without. */
+	r = device_pool_resize(g->pool, c->device_pool, pool_is_there, NULL);
+	if (r == -EINVAL)
+		snprintf(why, why_len,
+			"device_pool is more than the GPU has, or less than a slab of %llu MiB",
+			(unsigned long long)device_pool_slab_bytes(g->pool) >> 20);
+	return r;
 }
 
 int gpu_new(const struct config *c, struct gpu **out)
@@ -68,6 +95,15 @@ struct gpu *gpu_free(struct gpu *g)
 	if (!g)
 		return NULL;
 	if (g->lanes) {
+		/* A change of size that has begun ends first: nobody holds a frame, and the driver needs
+		 * moments. */
+		for (int i = 0; i < POOL_END_MS && g->pool && device_pool_is_changing(g->pool); i++) {
+			lanes_reap(g->lanes);
+			nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		}
+		if (g->pool && device_pool_is_changing(g->pool))
+			return NULL;
+		g->pool = device_pool_free(g->pool);
 		g->staging = staging_free(g->staging);
 		/* A lane that is stuck in the driver uses all of this still; the process ends without it. */
 		if (!lanes_free(g->lanes))
@@ -78,6 +114,11 @@ struct gpu *gpu_free(struct gpu *g)
 	g->device = device_free(g->device);
 	free(g);
 	return NULL;
+}
+
+void gpu_forget(struct gpu *g, uint32_t number)
+{
+	tier_forget(device_pool_tier(g->pool), number);
 }
 
 void gpu_reap(struct gpu *g)
@@ -94,6 +135,7 @@ static int earlier(int a_ms, int b_ms)
 int gpu_tick(struct gpu *g, int timeout_ms)
 {
 	timeout_ms = earlier(timeout_ms, lanes_watch(g->lanes));
+	timeout_ms = earlier(timeout_ms, device_pool_tick(g->pool));
 	return earlier(timeout_ms, staging_tick(g->staging));
 }
 
@@ -109,10 +151,10 @@ json_t *gpu_status(const struct gpu *g)
 	if (!g)
 		return json_null();
 	imports_get_stats(g->imports, &imports);
-	return json_pack("{s:s, s:{s:i, s:I, s:i, s:I, s:I}, s:o, s:o, s:o}", "name",
+	return json_pack("{s:s, s:{s:i, s:I, s:i, s:I, s:I}, s:o, s:o, s:o, s:o}", "name",
 		device_describe(g->device), "mapped", "allocations", (int)imports.n_allocations, "bytes",
 		(json_int_t)imports.bytes, "events", (int)imports.n_events, "opened",
 		(json_int_t)imports.n_opened, "stale", (json_int_t)imports.n_stale, "staging",
-		staging_status(g->staging), "lanes", lanes_status(g->lanes), "codec",
-		coders_status(g->coders));
+		staging_status(g->staging), "pool", device_pool_status(g->pool), "lanes",
+		lanes_status(g->lanes), "codec", coders_status(g->coders));
 }

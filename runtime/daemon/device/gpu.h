@@ -16,7 +16,7 @@
 
 struct coders;
 struct device;
-struct tier;
+struct device_pool;
 
 struct gpu {
 	struct device *device;
@@ -24,7 +24,7 @@ struct gpu {
 	struct lanes *lanes;
 	struct staging *staging;
 	struct coders *coders;
-	struct tier *tier; /* frames in the GPU's memory */
+	struct device_pool *pool; /* frames in the GPU's memory */
 	CUuuid uuid;
 };
 
@@ -34,6 +34,9 @@ int gpu_new(const struct config *c, struct gpu **out);
 /* Lanes of sessions have been closed. */
 struct gpu *gpu_free(struct gpu *g);
 
+/* What is known of an entry of the index by its number holds no more: it has died, or its frame was made
+ * anew. */
+void gpu_forget(struct gpu *g, uint32_t number);
 /* Takes back what lanes have finished. */
 void gpu_reap(struct gpu *g);
 /* Looks after stuck calls and idle memory. Returns after how many ms to come again, at most timeout_ms (-1:
