@@ -11,6 +11,10 @@
 /* Returns 0, or what main is to return. */
 int gpu_begin(struct device **out);
 
+/* Runs this program again, with one argument, and returns the status with which it ended (waitpid's), and
+ * what it said on stdout and stderr: for what ends a process. */
+int gpu_run_self(const char *argument, char *said, size_t size);
+
 /* NULL: this is a real GPU. */
 const struct cuda_double *gpu_double(const struct device *d);
 

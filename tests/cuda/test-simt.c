@@ -5,24 +5,19 @@
  */
 #include <math.h>
 #include <setjmp.h>
-#include <spawn.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/half.h"
 #include "tests/cuda/gpu.h"
 #include "tests/cuda/simt-kernels.h"
-
-extern char **environ;
 
 static struct device *device;
 static uint64_t random_state;
@@ -266,30 +261,13 @@ static void fresh_shared_memory(void **state)
 	assert_int_equal(memory[1], 132);
 }
 
-/* Runs one wrong kernel in a process of its own and returns what it said. */
+/* Runs one wrong kernel in a process of its own. */
 static int in_a_process(uint32_t which, char *said, size_t size)
 {
-	posix_spawn_file_actions_t actions;
-	char number[16], *argv[] = {"test-simt", number, NULL};
-	int ends[2], status;
-	size_t n = 0;
-	ssize_t got;
-	pid_t pid;
+	char number[16];
 
 	snprintf(number, sizeof number, "%u", which);
-	assert_int_equal(pipe(ends), 0);
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_adddup2(&actions, ends[1], 2);
-	posix_spawn_file_actions_addclose(&actions, ends[0]);
-	assert_int_equal(posix_spawn(&pid, "/proc/self/exe", &actions, NULL, argv, environ), 0);
-	posix_spawn_file_actions_destroy(&actions);
-	close(ends[1]);
-	while (n + 1 < size && (got = read(ends[0], said + n, size - 1 - n)) > 0)
-		n += (size_t)got;
-	said[n] = '\0';
-	close(ends[0]);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	return status;
+	return gpu_run_self(number, said, size);
 }
 
 static void faults(void **state)

@@ -52,14 +52,25 @@ struct fibre {
 	struct stack_context context;
 	enum state state;
 	int line;
-	/* What it waits for with others of its warp. */
-	const char *what;
-	unsigned mask;
-	void *mine;
-	simt_combine *combine;
 	std::vector<struct copy> copies;
 	unsigned n_groups; /* closed */
 	uint3 thread;
+};
+
+/* A collective under way in a warp. */
+struct group {
+	const char *what;
+	simt_combine *combine;
+	unsigned mask;
+	int line;
+	unsigned arrived; /* lanes; never 0 */
+};
+
+struct warp {
+	struct group groups[32]; /* any two have no lane in common that has arrived */
+	unsigned n_groups;
+	unsigned ended;      /* lanes, those beyond the block's end too */
+	void *handed_in[32]; /* by lanes that have arrived in a group */
 };
 
 struct launch {
@@ -114,6 +125,7 @@ struct simt_run {
 	struct launch *launch = nullptr;
 	struct stack_context scheduler;
 	struct fibre fibres[SIMT_BLOCK_THREADS_MAX];
+	struct warp warps[SIMT_BLOCK_THREADS_MAX / 32];
 	unsigned n = 0, n_live = 0, n_at_barrier = 0, current = 0;
 	int barrier_line = 0;
 	std::vector<unsigned> ready; /* from first on */
@@ -207,24 +219,38 @@ void release_barrier(struct simt_run *r)
 			wake(r, i);
 }
 
-/* Completes the collective that lane `lane` of the warp waits in, if all have come. */
-void try_collective(struct simt_run *r, unsigned warp, unsigned lane, simt_combine *combine)
+/* Completes the warp's i-th collective if all have come. */
+bool try_group(struct simt_run *r, unsigned warp, unsigned i)
 {
-	struct fibre *lanes = &r->fibres[32 * warp];
-	void *of[32] = {nullptr};
-	const unsigned mask = lanes[lane].mask;
+	struct warp *w = &r->warps[warp];
+	const struct group g = w->groups[i];
+	void *of[32];
 
-	for (unsigned i = 0; i < 32; i++) {
-		if (!(mask >> i & 1) || 32 * warp + i >= r->n || lanes[i].state == state::ended)
-			continue;
-		if (lanes[i].state != state::collective)
-			return;
-		of[i] = lanes[i].mine;
-	}
-	combine(of, lanes[lane].what);
-	for (unsigned i = 0; i < 32; i++)
-		if (of[i])
-			wake(r, 32 * warp + i);
+	if (g.arrived != (g.mask & ~w->ended))
+		return false;
+	w->groups[i] = w->groups[--w->n_groups];
+	for (unsigned lane = 0; lane < 32; lane++)
+		of[lane] = g.arrived >> lane & 1 ? w->handed_in[lane] : nullptr;
+	g.combine(of, g.what);
+	for (unsigned lane = 0; lane < 32; lane++)
+		if (of[lane])
+			wake(r, 32 * warp + lane);
+	return true;
+}
+
+/* What thread i waits for, in words. */
+void describe_wait(const struct simt_run *r, unsigned i)
+{
+	const struct warp *w = &r->warps[i / 32];
+
+	if (r->fibres[i].state == state::ended)
+		fprintf(stderr, "ended\n");
+	if (r->fibres[i].state == state::barrier)
+		fprintf(stderr, "in __syncthreads, line %d\n", r->fibres[i].line);
+	for (unsigned g = 0; r->fibres[i].state == state::collective && g < w->n_groups; g++)
+		if (w->groups[g].arrived >> (i % 32) & 1)
+			fprintf(stderr, "in %s of lanes 0x%08x, line %d\n", w->groups[g].what,
+				w->groups[g].mask, w->groups[g].line);
 }
 
 [[noreturn]] void report_deadlock(const struct simt_run *r)
@@ -237,12 +263,7 @@ void try_collective(struct simt_run *r, unsigned warp, unsigned lane, simt_combi
 		for (end = i + 1; end < r->n && f[end].state == f[i].state && f[end].line == f[i].line; end++)
 			;
 		fprintf(stderr, "  threads %u to %u: ", i, end - 1);
-		if (f[i].state == state::ended)
-			fprintf(stderr, "ended\n");
-		else if (f[i].state == state::barrier)
-			fprintf(stderr, "in __syncthreads, line %d\n", f[i].line);
-		else
-			fprintf(stderr, "in %s of lanes 0x%08x, line %d\n", f[i].what, f[i].mask, f[i].line);
+		describe_wait(r, i);
 	}
 	abort();
 }
@@ -256,14 +277,14 @@ void fibre_main()
 	r->launch->kernel->call(r->launch->args);
 
 	struct fibre *f = &r->fibres[r->current];
-	const unsigned warp = r->current / 32;
+	struct warp *w = &r->warps[r->current / 32];
 	f->state = state::ended;
+	w->ended |= 1u << (r->current % 32);
 	r->n_live--;
 	release_barrier(r);
 	/* The others of the warp may have waited for nobody else. */
-	for (unsigned i = 32 * warp; i < 32 * warp + 32 && i < r->n; i++)
-		if (r->fibres[i].state == state::collective)
-			try_collective(r, warp, i % 32, r->fibres[i].combine);
+	for (unsigned i = 0; i < w->n_groups;)
+		i += !try_group(r, r->current / 32, i);
 	fibre_leave(r);
 	abort();
 }
@@ -326,8 +347,14 @@ void begin_block(struct simt_run *r, uint64_t number)
 		f->n_groups = 0;
 		f->copies.clear();
 		f->thread = {i % l->block.x, i / l->block.x % l->block.y, i / l->block.x / l->block.y};
-		stack_context_make(&f->context, r->stack(i), stack_bytes, fibre_main);
+		/* Tops at different places of their pages, or all would fall in the same sets of the caches.
+		 */
+		stack_context_make(&f->context, r->stack(i), stack_bytes - i * 7 % 64 * 64, fibre_main);
 		wake(r, i);
+	}
+	for (unsigned i = 0; i < (r->n + 31) / 32; i++) {
+		r->warps[i].n_groups = 0;
+		r->warps[i].ended = r->n - 32 * i < 32 ? ~0u << (r->n - 32 * i) : 0;
 	}
 }
 
@@ -499,26 +526,29 @@ void simt_barrier(int line)
 void simt_collective(const char *what, unsigned mask, int line, void *mine, simt_combine *combine)
 {
 	struct simt_run *r = simt_self.run;
-	const unsigned warp = r->current / 32, lane = r->current % 32;
-	struct fibre *lanes = &r->fibres[32 * warp];
+	const unsigned lane = r->current % 32;
+	struct warp *w = &r->warps[r->current / 32];
+	unsigned i = 0, joined = w->n_groups;
 
 	if (!(mask >> lane & 1))
 		simt_fault("%s: lane %u is not in its mask 0x%08x", what, lane, mask);
-	for (unsigned i = 0; i < 32 && 32 * warp + i < r->n; i++) {
-		if (!(mask >> i & 1) || lanes[i].state != state::collective || !(lanes[i].mask >> lane & 1))
-			continue;
-		if (lanes[i].mask != mask || lanes[i].line != line || strcmp(lanes[i].what, what) != 0)
-			simt_fault("%s of lanes 0x%08x in line %d, while lane %u is in %s of lanes 0x%08x in "
-				   "line %d",
-				what, mask, line, i, lanes[i].what, lanes[i].mask, lanes[i].line);
+	for (; i < w->n_groups; i++) {
+		const struct group *g = &w->groups[i];
+
+		if (g->mask == mask && g->line == line && (g->what == what || strcmp(g->what, what) == 0))
+			joined = i;
+		else if (g->mask >> lane & 1 && g->arrived & mask)
+			simt_fault("%s of lanes 0x%08x in line %d, while lanes 0x%08x are in %s of lanes "
+				   "0x%08x in line %d",
+				what, mask, line, g->arrived, g->what, g->mask, g->line);
 	}
-	lanes[lane].state = state::collective;
-	lanes[lane].line = line;
-	lanes[lane].what = what;
-	lanes[lane].mask = mask;
-	lanes[lane].mine = mine;
-	lanes[lane].combine = combine;
-	try_collective(r, warp, lane, combine);
+	if (joined == w->n_groups)
+		w->groups[w->n_groups++] = {what, combine, mask, line, 0};
+	w->groups[joined].arrived |= 1u << lane;
+	w->handed_in[lane] = mine;
+	r->fibres[r->current].state = state::collective;
+	r->fibres[r->current].line = line;
+	try_group(r, r->current / 32, joined);
 	fibre_leave(r);
 }
 

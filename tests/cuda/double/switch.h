@@ -30,7 +30,8 @@ struct stack_context {
 };
 
 extern "C" void stack_context_switch(void **save, void *load);
-/* What the ABI has a function keep lies on the stack that is left (System V x86-64 psABI, 3.2.1). */
+/* What the ABI has a function keep lies on the stack that is left (System V x86-64 psABI, 3.2.1). A jump, for
+ * a return would be predicted to lead where this was called. */
 asm(R"(
 .text
 .p2align 4
@@ -50,7 +51,8 @@ stack_context_switch:
 	popq %r12
 	popq %rbx
 	popq %rbp
-	ret
+	popq %rcx
+	jmpq *%rcx
 .size stack_context_switch, . - stack_context_switch
 )");
 
