@@ -104,9 +104,9 @@ typedef void (*store_found_fn)(void *arg, const struct store_record *record);
 /* Opens the directory, scans every segment and calls found once for each live record (later records of the
  * same key replace earlier ones, tombstones remove them). Torn and rotten records are dropped and counted.
  * Blocks. Says in one log line how many records, bytes, dropped; and which way it does I/O (falls back,
- * saying so, without O_DIRECT, fixed buffers or io_uring). -EBUSY: another process has it open; -ENOTSUP: a
- * segment of another version (nothing is touched); -EINVAL: limit under 256 KiB, segments that are no
- * multiple of STORE_ALIGN, depth over 4096; -errno of the directory. */
+ * saying so, without O_DIRECT, fixed buffers and files, or io_uring). -EBUSY: another process has it open;
+ * -ENOTSUP: a segment of another version (nothing is touched); -EINVAL: limit under 256 KiB, segments that
+ * are no multiple of STORE_ALIGN, depth over 4096; -errno of the directory. */
 int store_open(const struct store_config *config, store_found_fn found, void *arg, struct store **out);
 /* Waits for what was submitted, syncs, closes. Operations that were not reaped are the caller's again, their
  * status set. NULL is fine. */
@@ -137,7 +137,7 @@ struct store_stats {
 	uint64_t written_bytes, read_bytes, n_writes, n_reads;
 	uint64_t n_dropped; /* torn or rotten records met */
 	uint64_t n_errors;
-	uint32_t direct, fixed_buffers; /* 1: in use */
+	uint32_t direct, fixed_buffers, fixed_files; /* 1: in use */
 };
 void store_get_stats(struct store *s, struct store_stats *out);
 

@@ -1,9 +1,10 @@
 /*
  * Writing and reading records through the store, beside the same reads and writes through a bare ring on one
- * preallocated file: from the same memory (huge pages), of the same length, as many in flight, reads in the
- * same random order. Rounds of all are interleaved; figures are medians over rounds. fio, where it is
- * installed, does once what the floor does, from memory of its own (small pages, unless it is told
- * otherwise).
+ * preallocated file: from the same memory (huge pages, registered), of the same length, as many in flight,
+ * reads in the same random order. The ring's mode is the store's, and its file is registered. Rounds of both
+ * are interleaved, the one first and then the other, since what a round deletes is given back to the disk
+ * while the next one runs. Figures are medians over rounds. fio, where it is installed, does once what the
+ * floor does, from memory of its own (small pages, unless it is told otherwise).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -24,13 +26,14 @@
 #include "tools/bench.h"
 #include "tools/cistern.h"
 
-enum { ROUNDS_MAX = 101, DEPTH = 32, MEMORY_BYTES = 256 << 20 };
+enum { ROUNDS_MAX = 101, DEPTH = 32, MEMORY_BYTES = 256 << 20, SETTLE_MS = 200 };
 
 static const char usage[] =
 	"Usage: cistern bench store [--json] [--dir DIR] [--record BYTES] [--size BYTES] [--rounds N]\n"
 	"\n"
 	"GB/s of records written to a new store and read back in random order, beside the floor: a\n"
-	"bare io_uring on one file. Uses twice --size on disk, and cleans up.\n"
+	"bare io_uring on one file; and the share of it that is reached. Uses twice --size on disk, and "
+	"cleans up.\n"
 	"\n"
 	"  --json            one JSON object\n"
 	"  --dir DIR         where (default /var/tmp)\n"
@@ -38,19 +41,20 @@ static const char usage[] =
 	"  --size BYTES      written in each round (default 536870912)\n"
 	"  --rounds N        interleaved rounds, 1 to 101 (default 5)\n";
 
-enum { FLOOR_WRITE, STORE_WRITES, FLOOR_READ, STORE_READS, N_SERIES };
+enum { FLOOR_WRITE, STORE_WRITES, WRITE_SHARE, FLOOR_READ, STORE_READS, READ_SHARE, N_SERIES };
 
-static const char *const names[N_SERIES] = {"floor: write", "write", "floor: read", "read"};
+static const char *const names[N_SERIES] = {
+	"floor: write", "write", "write share", "floor: read", "read", "read share"};
 
 struct bench {
 	const char *dir;
 	size_t record_bytes;
 	uint32_t n; /* records */
 	char *memory;
-	uint32_t n_slots; /* records that memory holds */
-	uint32_t *order;  /* [n], of reading */
-	double gb_s[N_SERIES][ROUNDS_MAX];
-	double fio_gb_s[2]; /* write, read; 0: none */
+	uint32_t n_slots;                  /* records that memory holds */
+	uint32_t *order;                   /* [n], of reading */
+	double gb_s[N_SERIES][ROUNDS_MAX]; /* shares: of the floor in the same round */
+	double fio_gb_s[2];                /* write, read; 0: none */
 };
 
 static double rate(const struct bench *b, uint64_t start_ns)
@@ -63,26 +67,62 @@ static void *slot(const struct bench *b, uint32_t i)
 	return b->memory + (size_t)(i % b->n_slots) * b->record_bytes;
 }
 
+/* Lets the disk come to rest: what was deleted is committed, and given back after that. */
+static void settle(const struct bench *b)
+{
+	int fd = open(b->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		syncfs(fd);
+		close(fd);
+	}
+	nanosleep(&(struct timespec){.tv_nsec = SETTLE_MS * 1000000l}, NULL);
+}
+
 /* ---- the floor ---- */
 
-static int floor_pass(const struct bench *b, struct io_uring *ring, int fd, bool reading)
+/* As the store makes it, or as this kernel lets it be. The memory need not be registered: *fixed. */
+static int make_ring(const struct bench *b, int fd, struct io_uring *ring, bool *fixed)
+{
+	const struct iovec memory = {b->memory, MEMORY_BYTES};
+	int r = io_uring_queue_init(DEPTH, ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+
+	if (r == -EINVAL)
+		r = io_uring_queue_init(DEPTH, ring, 0);
+	if (r < 0)
+		return r;
+	*fixed = io_uring_register_buffers(ring, &memory, 1) == 0;
+	r = io_uring_register_files(ring, &fd, 1);
+	if (r < 0)
+		io_uring_queue_exit(ring);
+	return r;
+}
+
+static void prepare(const struct bench *b, struct io_uring_sqe *sqe, uint32_t i, bool reading, bool fixed)
+{
+	const uint64_t at = (uint64_t)(reading ? b->order[i] : i) * b->record_bytes;
+	const unsigned len = (unsigned)b->record_bytes;
+
+	if (fixed && reading)
+		io_uring_prep_read_fixed(sqe, 0, slot(b, i), len, at, 0);
+	else if (fixed)
+		io_uring_prep_write_fixed(sqe, 0, slot(b, i), len, at, 0);
+	else if (reading)
+		io_uring_prep_read(sqe, 0, slot(b, i), len, at);
+	else
+		io_uring_prep_write(sqe, 0, slot(b, i), len, at);
+	sqe->flags |= IOSQE_FIXED_FILE;
+}
+
+static int floor_pass(const struct bench *b, struct io_uring *ring, bool reading, bool fixed)
 {
 	uint32_t n_started = 0, n_done = 0;
 
 	while (n_done < b->n) {
 		struct io_uring_cqe *cqe;
 
-		for (; n_started < b->n && n_started - n_done < DEPTH; n_started++) {
-			struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
-			uint64_t at = (uint64_t)(reading ? b->order[n_started] : n_started) * b->record_bytes;
-
-			if (reading)
-				io_uring_prep_read(
-					sqe, fd, slot(b, n_started), (unsigned)b->record_bytes, at);
-			else
-				io_uring_prep_write(
-					sqe, fd, slot(b, n_started), (unsigned)b->record_bytes, at);
-		}
+		for (; n_started < b->n && n_started - n_done < DEPTH; n_started++)
+			prepare(b, io_uring_get_sqe(ring), n_started, reading, fixed);
 		if (io_uring_submit_and_wait(ring, 1) < 0)
 			return -EIO;
 		while (io_uring_peek_cqe(ring, &cqe) == 0) {
@@ -101,31 +141,31 @@ static int measure_floor(struct bench *b, uint32_t round)
 {
 	struct io_uring ring;
 	char *path = NULL;
+	bool fixed = false;
 	uint64_t start;
-	int fd = -1, r = io_uring_queue_init(DEPTH, &ring, 0);
+	int fd, r;
 
-	if (r < 0)
-		return r;
-	if (asprintf(&path, "%s/floor", b->dir) < 0) {
-		io_uring_queue_exit(&ring);
+	if (asprintf(&path, "%s/floor", b->dir) < 0)
 		return -ENOMEM;
-	}
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_DIRECT, 0600);
-	if (fd < 0 || fallocate(fd, 0, 0, (off_t)(b->record_bytes * b->n)) < 0)
-		r = -errno;
-	start = bench_now_ns();
+	r = fd < 0 || fallocate(fd, 0, 0, (off_t)(b->record_bytes * b->n)) < 0 ? -errno : 0;
 	if (r == 0)
-		r = floor_pass(b, &ring, fd, false);
+		r = make_ring(b, fd, &ring, &fixed);
+	if (r < 0)
+		goto out;
+	start = bench_now_ns();
+	r = floor_pass(b, &ring, false, fixed);
 	b->gb_s[FLOOR_WRITE][round] = rate(b, start);
 	start = bench_now_ns();
 	if (r == 0)
-		r = floor_pass(b, &ring, fd, true);
+		r = floor_pass(b, &ring, true, fixed);
 	b->gb_s[FLOOR_READ][round] = rate(b, start);
+	io_uring_queue_exit(&ring);
+out:
 	if (fd >= 0)
 		close(fd);
 	unlink(path);
 	free(path);
-	io_uring_queue_exit(&ring);
 	return r;
 }
 
@@ -274,10 +314,13 @@ static int measure(struct bench *b, uint32_t n_rounds)
 		}
 	}
 	for (uint32_t i = 0; r == 0 && i < n_rounds; i++) {
-		r = measure_floor(b, i);
+		settle(b);
+		r = i % 2 ? measure_store(b, i) : measure_floor(b, i);
+		settle(b);
 		if (r == 0)
-			r = measure_store(b, i);
+			r = i % 2 ? measure_floor(b, i) : measure_store(b, i);
 	}
+	settle(b);
 	if (r == 0)
 		measure_fio(b);
 	free(b->order);
@@ -294,6 +337,11 @@ static void report(struct bench *b, uint32_t n_rounds, bool json)
 	if (!json)
 		printf("%u records of %zu bytes, %d in flight, %u rounds, GB/s (median, quartiles)\n", b->n,
 			b->record_bytes, DEPTH, n_rounds);
+	/* Disks change their pace; the two halves of a round are seconds apart. */
+	for (uint32_t i = 0; i < n_rounds; i++) {
+		b->gb_s[WRITE_SHARE][i] = b->gb_s[STORE_WRITES][i] / b->gb_s[FLOOR_WRITE][i];
+		b->gb_s[READ_SHARE][i] = b->gb_s[STORE_READS][i] / b->gb_s[FLOOR_READ][i];
+	}
 	for (int i = 0; i < N_SERIES; i++) {
 		double low = bench_quantile(b->gb_s[i], n_rounds, 0.25);
 		double median = bench_quantile(b->gb_s[i], n_rounds, 0.5);

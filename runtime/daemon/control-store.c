@@ -32,9 +32,10 @@ json_t *control_store_object(const struct daemon *d)
 		return json_null();
 	store_get_stats(d->store, &s);
 	cache_get_stats(d->cache, &cache);
-	o = json_pack("{s:s, s:s, s:s, s:b, s:b}", "directory", d->config->store_dir, "state",
+	o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b}", "directory", d->config->store_dir, "state",
 		states[cache.store_state], "error", cache.store_error ? strerror(-cache.store_error) : "",
-		"direct", (int)s.direct, "fixed_buffers", (int)s.fixed_buffers);
+		"direct", (int)s.direct, "fixed_buffers", (int)s.fixed_buffers, "fixed_files",
+		(int)s.fixed_files);
 	set(o, "limit_bytes", s.limit_bytes);
 	set(o, "used_bytes", s.used_bytes);
 	set(o, "live_bytes", s.live_bytes);

@@ -24,6 +24,8 @@ int engine_start_read(struct task *t);
 int engine_start_list(struct task *t);
 void engine_start_sync(struct task *t);
 
+/* Deletes the segment that was made ahead, if any. False: its header is still being written. */
+bool engine_drop_spare(struct engine *e);
 /* Begins to close the open segment, which it is. */
 void engine_close_segment(struct engine *e, struct segment *g);
 /* Starts a round for those who wait, when there is none. Whether it has ended already. */

@@ -71,7 +71,7 @@ static void start_round(struct engine *e)
 		struct segment *g = t->list[i];
 		int fd;
 
-		if (!g->dirty)
+		if (!g->dirty || g->state == SEGMENT_SPARE)
 			continue;
 		fd = segment_fd(t, g);
 		if (fd < 0) {

@@ -8,6 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
+enum {
+	GAP_SHARE = 16,          /* so much of a segment may stay empty before its footer */
+	SPARE_SEGMENTS_MIN = 16, /* a smaller store needs all its room */
+};
+
 /* ---- closing a segment ---- */
 
 /* The end of closing, well or not. What the file has too much is given back; without a footer it is scanned
@@ -71,6 +76,7 @@ static void write_footer(struct segment *g)
 {
 	struct engine *e = g->owner;
 	size_t len = (size_t)format_footer_bytes(g->n_headers);
+	const uint64_t gap = g->len_bytes - g->end - len;
 
 	g->footer = g->no_footer ? NULL : aligned_alloc(STORE_ALIGN, len);
 	if (!g->footer) {
@@ -78,6 +84,10 @@ static void write_footer(struct segment *g)
 		closed(g, g->end);
 		return;
 	}
+	/* To cut off a little would cost more than it brings: the file system changes a length while all
+	 * else waits. */
+	if (g->len_bytes >= g->end + len && gap <= g->len_bytes / GAP_SHARE)
+		g->end += gap;
 	if (g->n_headers)
 		qsort(g->headers, g->n_headers, sizeof *g->headers, compare_offset);
 	format_footer_encode(g->footer, g->headers, g->n_headers, g->number, g->salt, g->end);
@@ -126,39 +136,111 @@ void engine_close_segment(struct engine *e, struct segment *g)
 		begin_footer(g);
 }
 
+/* ---- a segment made ahead ---- */
+
+bool engine_drop_spare(struct engine *e)
+{
+	if (e->spare && e->spare->n_in_flight)
+		return false;
+	if (e->spare)
+		segments_discard(&e->segments, e->spare);
+	e->spare = NULL;
+	return true;
+}
+
+static void spare_written(struct io_request *r, int status)
+{
+	struct segment *g = r->user;
+	struct engine *e = g->owner;
+
+	g->n_in_flight--;
+	g->dirty = true;
+	free(g->footer);
+	g->footer = NULL;
+	if (status < 0)
+		engine_drop_spare(e);
+}
+
+/* Makes the next segment while the open one still has room: making it takes as long as many writes, and what
+ * is in flight would be done meanwhile. If that does not work out nothing is lost, and when the segment is
+ * needed whoever needs it learns why. */
+static void make_spare(struct engine *e)
+{
+	struct segments *t = &e->segments;
+	const uint64_t limit_bytes = e->limit_bytes - 2 * e->segment_bytes;
+	struct segment *g;
+	void *page;
+
+	e->spare_tried = true;
+	if (e->spare || e->limit_bytes / SPARE_SEGMENTS_MIN < e->segment_bytes)
+		return;
+	while (t->used_bytes > limit_bytes - e->segment_bytes)
+		if (!segments_reclaim(t))
+			return;
+	page = aligned_alloc(STORE_ALIGN, STORE_ALIGN);
+	if (!page || segments_make(t, e->segment_bytes, &g) < 0) {
+		free(page);
+		return;
+	}
+	format_segment_encode(page, g->number, g->salt);
+	g->footer = page;
+	g->owner = e;
+	g->closing = (struct io_request){.kind = IO_WRITE,
+		.fd = g->fd,
+		.data = page,
+		.len = STORE_ALIGN,
+		.done = spare_written,
+		.user = g};
+	g->n_in_flight++;
+	e->spare = g;
+	io_start(&e->io, &g->closing);
+}
+
 /* ---- writing ---- */
 
 /* The open segment, or a new one, with room for one more record of len_bytes. The last segment_bytes of the
  * limit are for tombstones alone: without room to forget, nothing could ever be forgotten; those before them
  * are for records on the move, without which no room could be made. -EDQUOT: over the limit; -ENOSPC: the
- * disk is full; -EAGAIN: a segment is being closed, and may turn out to make room. */
+ * disk is full; -EAGAIN: a segment is being closed, and may turn out to make room, or the spare is not ready.
+ */
 static int find_room(struct engine *e, uint64_t len_bytes, unsigned n_reserved, struct segment **out)
 {
 	struct segment *g = e->open;
 	struct segments *t = &e->segments;
 	bool fits = g && g->end + len_bytes + format_footer_bytes(g->n_slots + 1) <= g->len_bytes;
 	uint64_t own = STORE_ALIGN + len_bytes + format_footer_bytes(1);
-	uint64_t new_bytes = fits ? 0 : own > e->segment_bytes ? own : e->segment_bytes;
+	uint64_t size = own > e->segment_bytes ? own : e->segment_bytes, new_bytes;
 	uint64_t limit_bytes = e->limit_bytes - n_reserved * e->segment_bytes;
 	int r;
 
+	/* A spare is not kept behind a larger one: numbers rise with time. */
+	if (!fits && e->spare &&
+		(e->spare->n_in_flight || (size > e->segment_bytes && !engine_drop_spare(e))))
+		return -EAGAIN;
+	new_bytes = fits || e->spare ? 0 : size;
 	if (new_bytes > limit_bytes)
 		return -EDQUOT;
 	while (t->used_bytes > limit_bytes - new_bytes)
 		if (!segments_reclaim(t))
 			return e->n_closing ? -EAGAIN : -EDQUOT;
 	if (!fits) {
-		do
-			r = segments_create(t, new_bytes, &g);
-		while (r == -ENOSPC && segments_reclaim(t));
+		g = e->spare;
+		r = 0;
+		while (!g && (r = segments_create(t, size, &g)) == -ENOSPC && segments_reclaim(t))
+			;
 		if (r < 0)
 			return r;
+		g->state = SEGMENT_OPEN;
 		g->owner = e;
 		/* Only now: had there been no room for a new one, the old one would still take shorter
 		 * records. */
 		if (e->open)
 			engine_close_segment(e, e->open);
 		e->open = g;
+		e->spare = NULL;
+		e->spare_tried = false;
+	} else if (!e->spare_tried && g->end > g->len_bytes / 2) {
+		make_spare(e);
 	}
 	*out = g;
 	return 0;

@@ -13,6 +13,8 @@
 
 int engine_init(struct engine *e, const struct store_config *config, int dir_fd, bool direct)
 {
+	int r;
+
 	*e = (struct engine){.depth = config->depth,
 		.limit_bytes = config->limit_bytes,
 		.segment_bytes = config->segment_bytes};
@@ -27,7 +29,9 @@ int engine_init(struct engine *e, const struct store_config *config, int dir_fd,
 		e->tasks[i].next = e->idle;
 		e->idle = &e->tasks[i];
 	}
-	return segments_init(&e->segments, dir_fd, direct);
+	r = segments_init(&e->segments, dir_fd, direct);
+	e->segments.io = &e->io;
+	return r;
 }
 
 uint32_t engine_requests(const struct engine *e)
@@ -174,11 +178,11 @@ bool engine_wind_up(struct engine *e)
 
 	if (g && g->n_slots == 0 && g->n_in_flight == 0) {
 		e->open = NULL;
-		(void)segments_remove(&e->segments, g);
+		segments_discard(&e->segments, g);
 	} else if (g) {
 		engine_close_segment(e, g);
 	}
-	return e->n_closing == 0;
+	return engine_drop_spare(e) && e->n_closing == 0;
 }
 
 void engine_get_stats(const struct engine *e, struct store_stats *out)
@@ -193,4 +197,5 @@ void engine_get_stats(const struct engine *e, struct store_stats *out)
 	out->n_records = e->segments.n_live;
 	out->direct = e->segments.direct;
 	out->fixed_buffers = e->io.fixed_buffers;
+	out->fixed_files = e->io.fixed_files;
 }

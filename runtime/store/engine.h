@@ -36,7 +36,9 @@ struct task {
 struct engine {
 	struct io io;
 	struct segments segments;
-	struct segment *open; /* NULL: none */
+	struct segment *open;  /* NULL: none */
+	struct segment *spare; /* made ahead of its use; NULL: none */
+	bool spare_tried;      /* since open was opened */
 	uint64_t limit_bytes, segment_bytes;
 	uint64_t next_sequence;
 

@@ -10,6 +10,11 @@
 enum {
 	RETRIES_MAX = 1000, /* of one request, before interruptions count as failure */
 	CALL_BYTES_MAX = 1 << 30,
+	/* A disk behind a queue may well tell of everything it has done at once. What is made ready next
+	 * (and checked, and summed up) in one go, it waits for all of; so it is given the first of it early.
+	 */
+	SUBMIT_BATCH = 4,
+	TAKE_BATCH = 4,
 };
 /* The kernel takes no larger piece of memory as one registered buffer. */
 static const size_t IO_FIXED_BYTES = 1u << 30;
@@ -58,13 +63,50 @@ void io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t
 		io->has_ring = false;
 	}
 	io->fixed_buffers = io->has_ring && pool_addr && register_pool(io);
+	/* Files come and go, so the table begins empty (Linux 5.19). */
+	io->fixed_files = io->has_ring && io_uring_register_files_sparse(&io->ring, IO_FILES) == 0;
 }
 
 void io_fini(struct io *io)
 {
 	assert(io->n_in_flight == 0);
+	/* The kernel takes down a ring when it gets round to it; files are to be closed now. */
+	if (io->fixed_files)
+		io_uring_unregister_files(&io->ring);
+	io->fixed_files = false;
 	if (io->has_ring)
 		io_uring_queue_exit(&io->ring);
+}
+
+/* Whether a descriptor is registered, which is done the first time it is met. Not a directory's: the ring
+ * would keep the lock on it for a moment longer than its owner does. */
+static bool is_fixed_file(struct io *io, enum io_kind kind, int fd)
+{
+	const uint64_t bit = 1ull << (fd & 63);
+
+	if (!io->fixed_files || kind == IO_FSYNC || fd >= IO_FILES)
+		return false;
+	if (!(io->files[fd / 64] & bit) &&
+		io_uring_register_files_update(&io->ring, (unsigned)fd, &fd, 1) == 1)
+		io->files[fd / 64] |= bit;
+	return io->files[fd / 64] & bit;
+}
+
+void io_forget_file(struct io *io, int fd)
+{
+	const uint64_t bit = 1ull << (fd & 63);
+	int none = -1;
+
+	if (!io->fixed_files || fd >= IO_FILES || !(io->files[fd / 64] & bit))
+		return;
+	/* Were it to stay, the next file of this number would be taken for it. What is queued may name others
+	 * by their place, and goes before the table does. */
+	if (io_uring_register_files_update(&io->ring, (unsigned)fd, &none, 1) != 1) {
+		io_uring_submit(&io->ring);
+		io_uring_unregister_files(&io->ring);
+		io->fixed_files = false;
+	}
+	io->files[fd / 64] &= ~bit;
 }
 
 /* Which registered piece holds the memory whole, or -1. */
@@ -123,7 +165,11 @@ static void queue(struct io *io, struct io_request *r)
 	case IO_FDATASYNC: io_uring_prep_fsync(sqe, r->fd, IORING_FSYNC_DATASYNC); break;
 	case IO_FSYNC: io_uring_prep_fsync(sqe, r->fd, 0); break;
 	}
+	if (is_fixed_file(io, r->kind, r->fd))
+		sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data(sqe, r);
+	if (io_uring_sq_ready(&io->ring) >= SUBMIT_BATCH)
+		io_uring_submit(&io->ring);
 }
 
 void io_start(struct io *io, struct io_request *r)
@@ -193,22 +239,21 @@ static void carry_out_first(struct io *io)
 static int take_completions(struct io *io)
 {
 	struct io_uring_cqe *cqe;
-	bool any = false;
-	int r = io_uring_submit_and_get_events(&io->ring);
+	int n = 0, r = io_uring_submit_and_get_events(&io->ring);
 
 	/* EBUSY: completions have piled up, and are taken now. */
 	if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
 		return r;
 	/* One at a time, since done may queue more. */
-	while (io_uring_peek_cqe(&io->ring, &cqe) == 0) {
+	while (n < TAKE_BATCH && io_uring_peek_cqe(&io->ring, &cqe) == 0) {
 		struct io_request *request = io_uring_cqe_get_data(cqe);
 		int result = cqe->res;
 
 		io_uring_cqe_seen(&io->ring, cqe);
 		take_result(io, request, result);
-		any = true;
+		n++;
 	}
-	return any;
+	return n;
 }
 
 int io_wait(struct io *io)

@@ -13,6 +13,8 @@
 
 #include <liburing.h>
 
+enum { IO_FILES = 1024 }; /* descriptors from there on are not registered */
+
 enum io_kind { IO_READ = 1, IO_WRITE = 2, IO_FDATASYNC = 3, IO_FSYNC = 4 };
 
 /* Owned by the caller, lent from io_start to the call of done, which may start it again. */
@@ -34,8 +36,10 @@ struct io_request {
 struct io {
 	bool has_ring;
 	bool fixed_buffers;
+	bool fixed_files;
 	struct io_uring ring;
-	char *pool_addr; /* registered in pieces of IO_FIXED_BYTES */
+	uint64_t files[IO_FILES / 64]; /* bit by descriptor: it is registered, in the place of its number */
+	char *pool_addr;               /* registered in pieces of IO_FIXED_BYTES */
 	size_t pool_bytes;
 	int wake_fd;
 	uint32_t n_in_flight;
@@ -45,13 +49,17 @@ struct io {
 /* depth: how many requests are in flight at most. wake_fd: a blocking eventfd, the caller's; io_wait
  * reads it.
  * pool_addr: memory that most buffers lie in, to be registered; NULL for none. What cannot be had is done
- * without: see has_ring and fixed_buffers. Blocks while memory is registered. */
+ * without: see has_ring, fixed_buffers and fixed_files. Blocks while memory is registered. */
 void io_init(struct io *io, uint32_t depth, int wake_fd, void *pool_addr, size_t pool_bytes);
 /* Nothing may be in flight. */
 void io_fini(struct io *io);
 
 /* Queues a request; nothing is called back before io_wait. */
 void io_start(struct io *io, struct io_request *r);
+
+/* To be called before a descriptor that requests named is closed. Fine for others, and before io_init and
+ * after io_fini. */
+void io_forget_file(struct io *io, int fd);
 
 /* Hands over what was queued, waits until a request has ended or wake_fd was written to, and calls done for
  * each that ended; may come back for nothing. A write to wake_fd may be noticed late, when requests end all

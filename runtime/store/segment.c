@@ -25,6 +25,8 @@ static void close_fd(struct segments *t, struct segment *g)
 {
 	if (g->fd < 0)
 		return;
+	if (t->io)
+		io_forget_file(t->io, g->fd);
 	close(g->fd);
 	g->fd = -1;
 	t->n_fds--;
@@ -143,33 +145,52 @@ int segments_adopt(
 	return 0;
 }
 
-static int open_flags(const struct segments *t)
+/* Closes the idle descriptor that was not used for longest. False: all are busy. */
+static bool drop_one_fd(struct segments *t)
 {
-	return O_RDWR | O_CLOEXEC | (t->direct ? O_DIRECT : 0);
-}
+	struct segment *oldest = NULL;
 
-/* Gives the file its length and its header. Room is taken at once: records then never grow the file, which
- * file systems do one at a time, and a full disk shows here. */
-static int prepare_file(struct segments *t, int fd, uint32_t number, uint64_t salt, uint64_t len_bytes)
-{
-	ssize_t n;
+	for (size_t i = 0; i < t->n; i++) {
+		struct segment *g = t->list[i];
 
-	if (fallocate(fd, 0, 0, (off_t)len_bytes) < 0) {
-		if (errno != EOPNOTSUPP)
-			return -errno;
-		if (ftruncate(fd, (off_t)len_bytes) < 0)
-			return -errno;
+		if (g->fd >= 0 && g->n_in_flight == 0 && g->state == SEGMENT_CLOSED &&
+			(!oldest || g->used_at < oldest->used_at))
+			oldest = g;
 	}
-	format_segment_encode(t->page, number, salt);
-	do
-		n = pwrite(fd, t->page, STORE_ALIGN, 0);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return -errno;
-	return n == STORE_ALIGN ? 0 : -EIO;
+	if (!oldest)
+		return false;
+	close_fd(t, oldest);
+	return true;
 }
 
-int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out)
+/* At the cost of others that are not in use. flags: O_CREAT and the like. -errno. */
+static int open_file(struct segments *t, uint32_t number, int flags)
+{
+	char name[SEGMENT_NAME_MAX];
+	int fd;
+
+	if (t->n_fds >= FDS_MAX)
+		drop_one_fd(t);
+	flags |= O_RDWR | O_CLOEXEC | (t->direct ? O_DIRECT : 0);
+	segment_name(number, name);
+	do
+		fd = openat(t->dir_fd, name, flags, 0600);
+	while (fd < 0 && (errno == EINTR || ((errno == EMFILE || errno == ENFILE) && drop_one_fd(t))));
+	return fd < 0 ? -errno : fd;
+}
+
+/* Gives the file its length. Room is taken at once: records then never grow the file, which file systems do
+ * one at a time, and a full disk shows here. */
+static int take_room(int fd, uint64_t len_bytes)
+{
+	if (fallocate(fd, 0, 0, (off_t)len_bytes) == 0)
+		return 0;
+	if (errno != EOPNOTSUPP)
+		return -errno;
+	return ftruncate(fd, (off_t)len_bytes) < 0 ? -errno : 0;
+}
+
+int segments_make(struct segments *t, uint64_t len_bytes, struct segment **out)
 {
 	char name[SEGMENT_NAME_MAX];
 	uint32_t number = t->next_number;
@@ -181,24 +202,54 @@ int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out
 		return -ENOSPC;
 	if (getrandom(&salt, sizeof salt, 0) != (ssize_t)sizeof salt)
 		return -EIO;
-	segment_name(number, name);
-	fd = openat(t->dir_fd, name, open_flags(t) | O_CREAT | O_EXCL, 0600);
+	fd = open_file(t, number, O_CREAT | O_EXCL);
 	if (fd < 0)
-		return -errno;
-	r = prepare_file(t, fd, number, salt, len_bytes);
+		return fd;
+	r = take_room(fd, len_bytes);
 	if (r == 0)
 		r = segments_adopt(t, number, salt, len_bytes, &g);
 	if (r < 0) {
 		close(fd);
+		segment_name(number, name);
 		unlinkat(t->dir_fd, name, 0);
 		return r;
 	}
-	g->state = SEGMENT_OPEN;
+	g->state = SEGMENT_SPARE;
 	g->fd = fd;
 	g->used_at = ++t->clock;
-	g->dirty = true;
 	t->n_fds++;
 	t->dir_dirty = true;
+	*out = g;
+	return 0;
+}
+
+static int write_header(struct segments *t, const struct segment *g)
+{
+	ssize_t n;
+
+	format_segment_encode(t->page, g->number, g->salt);
+	do
+		n = pwrite(g->fd, t->page, STORE_ALIGN, 0);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	return n == STORE_ALIGN ? 0 : -EIO;
+}
+
+int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out)
+{
+	struct segment *g;
+	int r = segments_make(t, len_bytes, &g);
+
+	if (r < 0)
+		return r;
+	r = write_header(t, g);
+	if (r < 0) {
+		segments_discard(t, g);
+		return r;
+	}
+	g->state = SEGMENT_OPEN;
+	g->dirty = true;
 	*out = g;
 	return 0;
 }
@@ -226,47 +277,34 @@ int segments_remove(struct segments *t, struct segment *g)
 	return 0;
 }
 
+void segments_discard(struct segments *t, struct segment *g)
+{
+	assert(g->n_slots == 0);
+	if (segments_remove(t, g) < 0) {
+		g->state = SEGMENT_CLOSED;
+		t->nothing_to_reclaim = false;
+	}
+}
+
 void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes)
 {
 	t->used_bytes -= g->len_bytes - len_bytes;
 	g->len_bytes = len_bytes;
 }
 
-/* Closes the idle descriptor that was not used for longest. False: all are busy. */
-static bool drop_one_fd(struct segments *t)
-{
-	struct segment *oldest = NULL;
-
-	for (size_t i = 0; i < t->n; i++) {
-		struct segment *g = t->list[i];
-
-		if (g->fd >= 0 && g->n_in_flight == 0 && g->state == SEGMENT_CLOSED &&
-			(!oldest || g->used_at < oldest->used_at))
-			oldest = g;
-	}
-	if (!oldest)
-		return false;
-	close_fd(t, oldest);
-	return true;
-}
-
 int segment_fd(struct segments *t, struct segment *g)
 {
-	char name[SEGMENT_NAME_MAX];
+	int fd;
 
 	g->used_at = ++t->clock;
 	if (g->fd >= 0)
 		return g->fd;
-	if (t->n_fds >= FDS_MAX)
-		drop_one_fd(t);
-	segment_name(g->number, name);
-	do
-		g->fd = openat(t->dir_fd, name, open_flags(t));
-	while (g->fd < 0 && (errno == EINTR || ((errno == EMFILE || errno == ENFILE) && drop_one_fd(t))));
-	if (g->fd < 0)
-		return -errno;
+	fd = open_file(t, g->number, 0);
+	if (fd < 0)
+		return fd;
+	g->fd = fd;
 	t->n_fds++;
-	return g->fd;
+	return fd;
 }
 
 int segment_add_slot(
@@ -492,7 +530,7 @@ static bool settle(struct segments *t)
 		struct segment *g = t->list[i];
 		int fd;
 
-		if (!g->dirty && !g->in_sync)
+		if ((!g->dirty && !g->in_sync) || g->state == SEGMENT_SPARE)
 			continue;
 		fd = segment_fd(t, g);
 		if (fd < 0 || fdatasync(fd) < 0) {
@@ -516,7 +554,7 @@ bool segments_reclaim(struct segments *t)
 	for (size_t i = 0; i < t->n; i++) {
 		struct segment *g = t->list[i];
 
-		if (g->n_live)
+		if (g->n_live || g->state == SEGMENT_SPARE)
 			continue;
 		if (g->state != SEGMENT_CLOSED || g->n_in_flight) {
 			soon = true;

@@ -15,6 +15,7 @@
 #include "runtime/store.h"
 
 enum segment_state {
+	SEGMENT_SPARE,   /* has its file and nothing in it: its header is being written, or was */
 	SEGMENT_OPEN,    /* records are appended */
 	SEGMENT_CLOSING, /* waits for its writes, then for its footer */
 	SEGMENT_CLOSED,
@@ -57,14 +58,15 @@ struct segment {
 	bool has_footer;      /* from end to the end of the file */
 	bool doubtful;        /* could not be read to its end: may hold records that are not in slots */
 
-	struct io_request closing; /* the footer's write, then the sync after it */
+	struct io_request closing; /* of a spare, its header's write; the footer's, then the sync after it */
 	struct io_request syncing;
-	void *footer;
-	void *owner; /* what the two requests' done functions belong to */
+	void *footer; /* what closing writes */
+	void *owner;  /* what the two requests' done functions belong to */
 };
 
 struct segments {
-	int dir_fd; /* the caller's */
+	int dir_fd;    /* the caller's */
+	struct io *io; /* told of descriptors that are closed; NULL: nobody is */
 	bool direct;
 	bool dir_dirty;        /* files were made since the directory was last synced */
 	struct segment **list; /* in order of number */
@@ -100,11 +102,15 @@ struct segment *segments_find(const struct segments *t, uint32_t number);
 /* Takes in a file that is there: closed, with no slots. -ENOMEM. */
 int segments_adopt(
 	struct segments *t, uint32_t number, uint64_t salt, uint64_t len_bytes, struct segment **out);
-/* Makes a file of len_bytes, with its header, as the one open segment. Blocks for one small write. -errno,
- * -ENOSPC among them; nothing is left behind then. */
+/* Makes a file of len_bytes, as a spare, whose header is the caller's to write. -errno, -ENOSPC among them;
+ * nothing is left behind then. */
+int segments_make(struct segments *t, uint64_t len_bytes, struct segment **out);
+/* The same, with its header, as the one open segment. Blocks for one small write. */
 int segments_create(struct segments *t, uint64_t len_bytes, struct segment **out);
 /* Unlinks the file and frees the segment, which must have nothing in flight. -errno: it is still there. */
 int segments_remove(struct segments *t, struct segment *g);
+/* The same for one that nothing is in. Should it still be there, reclaiming will try again. */
+void segments_discard(struct segments *t, struct segment *g);
 /* Notes that the file is shorter now. */
 void segments_shrink(struct segments *t, struct segment *g, uint64_t len_bytes);
 

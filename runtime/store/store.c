@@ -249,8 +249,8 @@ static void log_opened(const struct store *s, const struct scan_result *found)
 {
 	const struct engine *e = &s->engine;
 
-	log_info(
-		"store: %s: %llu records, %llu MiB in %zu segments (%llu read whole), %llu dropped; %s, %s%s",
+	log_info("store: %s: %llu records, %llu MiB in %zu segments (%llu read whole), %llu dropped; %s, "
+		 "%s%s%s",
 		s->config.directory, (unsigned long long)e->segments.n_live,
 		(unsigned long long)(e->segments.used_bytes >> 20), e->segments.n,
 		(unsigned long long)found->n_scanned, (unsigned long long)found->n_dropped,
@@ -258,7 +258,10 @@ static void log_opened(const struct store *s, const struct scan_result *found)
 		e->segments.direct ? "O_DIRECT" : "no O_DIRECT (page cache)",
 		!s->config.pool_addr  ? ""
 		: e->io.fixed_buffers ? ", fixed buffers"
-				      : ", no fixed buffers (RLIMIT_MEMLOCK?)");
+				      : ", no fixed buffers (RLIMIT_MEMLOCK?)",
+		!e->io.has_ring     ? ""
+		: e->io.fixed_files ? ", registered files"
+				    : ", no registered files (RLIMIT_NOFILE, or a kernel before 5.19)");
 }
 
 int store_open(const struct store_config *config, store_found_fn found, void *arg, struct store **out)

@@ -21,6 +21,7 @@ struct process_size process_size(pid_t pid)
 {
 	struct process_size s = {0};
 	char path[64], line[512];
+	struct dirent *entry;
 	DIR *dir;
 	FILE *f;
 
@@ -32,8 +33,13 @@ struct process_size process_size(pid_t pid)
 		fclose(f);
 	snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
 	dir = opendir(path);
-	while (dir && readdir(dir))
+	while (dir && (entry = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), entry->d_name, line, sizeof line - 1);
+
+		line[n > 0 ? n : 0] = 0;
 		s.n_fds++;
+		s.n_segments += strstr(line, "/segment-") != NULL;
+	}
 	if (dir)
 		closedir(dir);
 	snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);

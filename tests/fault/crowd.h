@@ -12,7 +12,8 @@ int crowd_run(const struct private_daemon *d, int n_clients, int seconds);
 /* What of a process there is to leak. */
 struct process_size {
 	long resident_kib;
-	int n_fds, n_memfds; /* descriptors; shared memories mapped */
+	int n_fds, n_segments; /* descriptors; those among them of the store's segments, which come and go */
+	int n_memfds;          /* shared memories mapped */
 };
 struct process_size process_size(pid_t pid);
 

@@ -604,6 +604,39 @@ static void fixed_buffers(void **state)
 	munmap(pool, len);
 }
 
+/* More segments than descriptors are kept, so that numbers are used again. */
+static void write_and_read_many(struct fixture *f)
+{
+	enum { MANY = 1000 };
+
+	f->config.limit_bytes = 64 << 20;
+	open_store(f);
+	print_message("fixed files: %u\n", stats_of(f).fixed_files);
+	write_frames(f, 0, MANY);
+	assert_true(stats_of(f).n_segments > 128);
+	for (uint32_t i = 0; i < MANY; i++)
+		assert_int_equal(read_frame(f, i * 379 % MANY), 0);
+}
+
+static void use_few_files(struct fixture *f)
+{
+	const struct rlimit few = {512, 512};
+
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	write_and_read_many(f);
+	assert_false(stats_of(f).fixed_files);
+	close_store(f);
+}
+
+/* Files are registered as they are met and let go before they are closed, or, where the process may not have
+ * so many, used as they are: a descriptor's number is another file's the next moment. */
+static void fixed_files(void **state)
+{
+	write_and_read_many(*state);
+	close_store(*state);
+	in_child(*state, use_few_files);
+}
+
 static int set_up_in_memory(void **state)
 {
 	return set_up_in(state, "/dev/shm");
@@ -638,6 +671,7 @@ int main(void)
 		TEST(disk_full),
 		TEST(failing_disk),
 		TEST(fixed_buffers),
+		IN_MEMORY(fixed_files),
 		IN_MEMORY(on_tmpfs),
 	};
 

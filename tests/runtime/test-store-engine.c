@@ -201,6 +201,107 @@ static void syncs_that_end_at_once(void **state)
 	free(write.data);
 }
 
+static void write_one(struct bench *b, uint32_t number)
+{
+	struct store_op op;
+
+	make_write(&op, number);
+	engine_submit(&b->engine, &op);
+	run_until_idle(b);
+	assert_ptr_equal(op_list_take(&b->engine.finished), &op);
+	assert_int_equal(op.status, 0);
+	free(op.data);
+}
+
+/* The next segment is there before it is needed, is taken when it is, and does not outlive the store. */
+static void a_segment_ahead(void **state)
+{
+	struct fixture *f = *state;
+	struct bench b;
+	struct engine *e = &b.engine;
+	struct segment *spare;
+	uint32_t number = 0;
+
+	open_engine(&b, f, 4);
+	while (!e->spare)
+		write_one(&b, number++);
+	spare = e->spare;
+	assert_true(e->open->end > SEGMENT / 2);
+	assert_int_equal(spare->number, e->open->number + 1);
+	assert_int_equal(e->segments.used_bytes, 2 * SEGMENT);
+	assert_false(segments_reclaim(&e->segments));
+	while (e->spare == spare)
+		write_one(&b, number++);
+	assert_ptr_equal(e->open, spare);
+	while (!e->spare)
+		write_one(&b, number++);
+	close_engine(&b);
+	assert_int_equal(each_file(f, NULL), 2);
+	open_store(f);
+	expect_frames(f, 0, number);
+}
+
+/* However many segments are written, descriptors are few: they once were one for each, until there were none
+ * left for clients. */
+static void few_descriptors(void **state)
+{
+	struct fixture *f = *state;
+	struct bench b;
+
+	f->config.limit_bytes = 64 << 20;
+	open_engine(&b, f, 4);
+	for (uint32_t number = 0; b.engine.segments.n < 160; number = (number + 1) % FRAMES_MAX)
+		write_one(&b, number);
+	assert_in_range(b.engine.segments.n_fds, 100, 130);
+	close_engine(&b);
+}
+
+/* None is kept where it would take a good part of the room. */
+static void no_segment_ahead(void **state)
+{
+	struct fixture *f = *state;
+	struct bench b;
+
+	f->config.limit_bytes = 15 * SEGMENT;
+	open_engine(&b, f, 4);
+	for (uint32_t number = 0; number < 30; number++) {
+		write_one(&b, number);
+		assert_null(b.engine.spare);
+	}
+	close_engine(&b);
+}
+
+/* A record larger than a segment gets one of its own, and numbers rise with time all the same: what removes
+ * it later is in a file with a higher one. */
+static void a_large_one_between(void **state)
+{
+	enum { LARGE = SEGMENT };
+	struct bench b;
+	struct engine *e = &b.engine;
+	struct store_op op = {
+		.kind = STORE_WRITE, .data = aligned_alloc(STORE_ALIGN, 2 * SEGMENT), .record = record_of(1)};
+	uint32_t number = 2, of_large;
+
+	assert_non_null(op.data);
+	memset(op.data, 1, 2 * SEGMENT);
+	op.record.frame_bytes = LARGE;
+	open_engine(&b, *state, 4);
+	while (!e->spare)
+		write_one(&b, number++);
+	engine_submit(e, &op);
+	run_until_idle(&b);
+	assert_int_equal(op.status, 0);
+	assert_null(e->spare);
+	of_large = op.record.location.segment;
+	op = (struct store_op){.kind = STORE_REMOVE, .data = op.data, .record = record_of(1)};
+	engine_submit(e, &op);
+	run_until_idle(&b);
+	assert_int_equal(op.status, 0);
+	assert_true(e->open->number > of_large);
+	close_engine(&b);
+	free(op.data);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
@@ -210,6 +311,10 @@ int main(void)
 		TEST(reads_go_first),
 		TEST(busy_segments_stay),
 		TEST(syncs_that_end_at_once),
+		TEST(a_segment_ahead),
+		TEST(few_descriptors),
+		TEST(no_segment_ahead),
+		TEST(a_large_one_between),
 	};
 
 	log_set_level(LOG_LEVEL_WARNING);
