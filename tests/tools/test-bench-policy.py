@@ -15,7 +15,7 @@ import time
 
 
 def main(cistern, model):
-    command = [cistern, "bench", "policy", "--json", "--model", model, "--sequences", "2", "--changes", "12",
+    command = [cistern, "bench", "policy", "--json", "--model", model, "--sequences", "2", "--calibrate", "3", "--changes", "12",
                "--depth", "3", "--chunks", "24", "--targets", "8,24"]
     with tempfile.TemporaryDirectory() as folder:
         env = dict(os.environ, TMPDIR=folder)

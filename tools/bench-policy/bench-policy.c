@@ -27,7 +27,6 @@ enum {
 	CHANGES_MAX = 10000,
 	LENGTH = 2048,
 	CHUNK_TOKENS = 256,
-	CALIBRATED_ON = 16, /* sequences */
 	TARGETS_MAX = 16,
 	RUNS_IN_FLIGHT = 2,
 	PATIENCE_MS = 10000,
@@ -52,6 +51,7 @@ static const char usage[] =
 	"$CISTERN_MODEL)\n"
 	"      --text FILE      of its heldout folder, whose chunks are put (default test.txt)\n"
 	"      --sequences N    of 2048 tokens of it (default 8)\n"
+	"      --calibrate N    sequences of calib.txt that the transform is made of (default 16)\n"
 	"      --changes N      (default 400)\n"
 	"      --depth N        chunks in flight, 1 to 64 (default 8)\n"
 	"      --chunks N       put for each target (default 200)\n"
@@ -69,7 +69,7 @@ static void on_signal(int signal)
 struct arguments {
 	bool json;
 	const char *model, *text;
-	uint32_t n_sequences, n_changes, depth, n_chunks;
+	uint32_t n_sequences, n_calibrate, n_changes, depth, n_chunks;
 	double targets[TARGETS_MAX];
 	size_t n_targets;
 };
@@ -408,8 +408,8 @@ static int set_up(struct bench *b)
 	if (!b->effect_ns || !b->answer_ns)
 		return -ENOMEM;
 	if (!r)
-		r = captures_of(
-			b, "calib.txt", "recall-calib.jsonl", "calibration", CALIBRATED_ON, &b->calibration);
+		r = captures_of(b, "calib.txt", "recall-calib.jsonl", "calibration", b->a.n_calibrate,
+			&b->calibration);
 	if (!r)
 		r = captures_of(b, b->a.text, NULL, "text", b->a.n_sequences, &b->text);
 	if (r)
@@ -540,9 +540,10 @@ static int parse(struct arguments *a, int argc, char **argv)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
 		{"model", required_argument, NULL, 'm'}, {"text", required_argument, NULL, 't'},
-		{"sequences", required_argument, NULL, 's'}, {"changes", required_argument, NULL, 'c'},
-		{"depth", required_argument, NULL, 'd'}, {"chunks", required_argument, NULL, 'n'},
-		{"targets", required_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
+		{"sequences", required_argument, NULL, 's'}, {"calibrate", required_argument, NULL, 'k'},
+		{"changes", required_argument, NULL, 'c'}, {"depth", required_argument, NULL, 'd'},
+		{"chunks", required_argument, NULL, 'n'}, {"targets", required_argument, NULL, 'r'},
+		{"help", no_argument, NULL, 'h'}, {0}};
 	int option, r = parse_targets(a, "12,20,10,14,18,24,28,20");
 
 	optind = 1;
@@ -552,6 +553,7 @@ static int parse(struct arguments *a, int argc, char **argv)
 		case 'm': a->model = optarg; break;
 		case 't': a->text = optarg; break;
 		case 's': r = bench_parse_natural("policy", optarg, 1, SEQUENCES_MAX, &a->n_sequences); break;
+		case 'k': r = bench_parse_natural("policy", optarg, 2, SEQUENCES_MAX, &a->n_calibrate); break;
 		case 'c': r = bench_parse_natural("policy", optarg, 1, CHANGES_MAX, &a->n_changes); break;
 		case 'd': r = bench_parse_natural("policy", optarg, 1, LOAD_DEPTH_MAX, &a->depth); break;
 		case 'n': r = bench_parse_natural("policy", optarg, 8, 100000, &a->n_chunks); break;
@@ -569,6 +571,7 @@ int bench_policy(int argc, char **argv)
 	struct bench b = {.a = {.model = model ? model : CISTERN_MODEL_DIR,
 				  .text = "test.txt",
 				  .n_sequences = 8,
+				  .n_calibrate = 16,
 				  .n_changes = 400,
 				  .depth = 8,
 				  .n_chunks = 200}};
