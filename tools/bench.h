@@ -15,6 +15,7 @@ int bench_parse_natural(const char *name, const char *text, uint32_t min, uint32
 int bench_ipc(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 int bench_online(int argc, char **argv);
+int bench_policy(int argc, char **argv);
 int bench_rate(int argc, char **argv);
 int bench_evict(int argc, char **argv);
 int bench_gpu(int argc, char **argv);

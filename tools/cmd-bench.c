@@ -8,7 +8,8 @@
 #include "tools/cistern.h"
 
 static const char usage[] =
-	"Usage: cistern bench ipc|codec|evict|gpu|index|online|rate|sinks|store|watch [--json] [options]\n"
+	"Usage: cistern bench ipc|codec|evict|gpu|index|online|policy|rate|sinks|store|watch [--json] "
+	"[options]\n"
 	"\n"
 	"Measures, each figure beside its floor in the same run.\n"
 	"\n"
@@ -18,6 +19,7 @@ static const char usage[] =
 	"  gpu      the codec on a GPU, and what it does to its neighbours\n"
 	"  index    looking up chains among a million chunks, and a restart with them\n"
 	"  online   how soon a daemon learns a transform as good as a calibrated one\n"
+	"  policy   how soon a change of policy takes effect, and how near the ratio comes to its target\n"
 	"  rate     ratio against loss, beside other codecs and the bound\n"
 	"  sinks    how well attention sinks are found, what that is worth and costs\n"
 	"  store    records to disk and back\n"
@@ -67,8 +69,8 @@ int cmd_bench(int argc, char **argv)
 		const char *name;
 		int (*run)(int argc, char **argv);
 	} benches[] = {{"ipc", bench_ipc}, {"codec", bench_codec}, {"evict", bench_evict}, {"gpu", bench_gpu},
-		{"index", bench_index}, {"online", bench_online}, {"rate", bench_rate},
-		{"sinks", bench_sinks}, {"store", bench_store}, {"watch", bench_watch}};
+		{"index", bench_index}, {"online", bench_online}, {"policy", bench_policy},
+		{"rate", bench_rate}, {"sinks", bench_sinks}, {"store", bench_store}, {"watch", bench_watch}};
 
 	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
 		fputs(usage, stdout);

@@ -356,7 +356,8 @@ static void on_control(const struct received *m)
 	char *text;
 
 	if (!may_control(s)) {
-		attach_refuse(s, -EACCES, "control is for root and the daemon's own user");
+		attach_refuse(s, -EACCES,
+			"control is for root, the daemon's own user and the admins of its configuration");
 		return;
 	}
 	s->daemon->asking = s;

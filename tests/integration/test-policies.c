@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -303,15 +304,118 @@ static void random_request(char *out, size_t size, bool *valid)
 	snprintf(out + len, size - len, "}}");
 }
 
+/* What each version said, of what shows in every chunk made under it. */
+struct said {
+	double sink_tokens, window_tokens, max_error;
+};
+
+static void note_version(struct said *said, const json_t *answer)
+{
+	const json_t *p = json_object_get(answer, "policy");
+
+	said[json_integer_value(json_object_get(answer, "version"))] =
+		(struct said){.sink_tokens = json_number_value(json_object_get(p, "sink_tokens")),
+			.window_tokens = json_number_value(json_object_get(p, "window_tokens")),
+			.max_error = json_number_value(json_object_get(p, "max_error"))};
+}
+
+/* Whether the sequence's last chunk shows a window of so many tokens: those are window or sink, others are
+ * not. */
+static bool has_window(const json_t *decision, double n_tokens)
+{
+	const json_t *run;
+	double t = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(decision, "classes"), i, run)
+	{
+		const char *name = json_string_value(json_array_get(run, 0));
+		const double end = t + json_number_value(json_array_get(run, 1));
+		const bool is_window = !strcmp(name, "window");
+
+		if (is_window ? t < E_CHUNK - n_tokens : strcmp(name, "sink") && end > E_CHUNK - n_tokens)
+			return false;
+		t = end;
+	}
+	return t == E_CHUNK;
+}
+
+static double n_by_position(const json_t *decision)
+{
+	const json_t *sink;
+	double n = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(decision, "sinks"), i, sink) n +=
+		!strcmp(json_string_value(json_object_get(sink, "reason")), "position");
+	return n;
+}
+
+/* One of the load's chunks was made under one policy, the one whose version it names, and its frame names the
+ * same. Returns whether there was a frame to look at: the load removes what it put. */
+static bool expect_one_policy(const struct private_daemon *d, const char *key, const struct said *said)
+{
+	char request[200];
+	json_t *answer;
+	const json_t *decision, *frame;
+	const struct said *s;
+	double position;
+	bool found;
+
+	snprintf(request, sizeof request, "{\"command\":\"inspect\",\"key\":\"%s\"}", key);
+	answer = control(d, request);
+	decision = json_object_get(answer, "decision");
+	frame = json_object_get(answer, "frame");
+	s = &said[json_integer_value(json_object_get(decision, "policy_version"))];
+	position = json_number_value(json_object_get(decision, "position"));
+	if (position == 0)
+		assert_true(n_by_position(decision) == fmin(E_CHUNK, s->sink_tokens));
+	if (position == TOKENS - E_CHUNK)
+		assert_true(has_window(decision, fmin(E_CHUNK, s->window_tokens)));
+	found = json_is_object(frame);
+	if (found) {
+		assert_int_equal(json_integer_value(json_object_get(frame, "policy_version")),
+			json_integer_value(json_object_get(decision, "policy_version")));
+		for (size_t plane = 0; plane < 2 && s->max_error > 0; plane++)
+			assert_true(json_number_value(json_array_get(json_object_get(frame, "worst_error"),
+					    plane)) <= s->max_error * 1.000001);
+	}
+	json_decref(answer);
+	return found;
+}
+
+/* Of the chunks encoded last, a few. Returns of how many the frame was still there. */
+static int expect_whole_policies(const struct private_daemon *d, const struct said *said, long newest)
+{
+	json_t *answer = control(d, "{\"command\":\"decisions\"}"), *chunk;
+	int n_found = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(answer, "chunks"), i, chunk)
+	{
+		const long version = (long)json_integer_value(json_object_get(chunk, "policy_version"));
+
+		assert_true(version >= 1 && version <= newest);
+		if (i < 6)
+			n_found +=
+				expect_one_policy(d, json_string_value(json_object_get(chunk, "key")), said);
+	}
+	json_decref(answer);
+	return n_found;
+}
+
 static void many_changes_under_load(void **state)
 {
 	const struct private_daemon_options options = {.no_store = 1};
+	struct said *said = calloc(CALLS + 2, sizeof *said);
 	struct private_daemon d;
-	int stop[2], status, n_valid = 0;
+	int stop[2], status, n_valid = 0, n_frames = 0;
 	pid_t pid;
 
 	(void)state;
 	print_message("seed %d\n", SEED);
+	assert_non_null(said);
+	said[1] = (struct said){.sink_tokens = 4, .window_tokens = 128, .max_error = 0.5};
 	assert_int_equal(private_daemon_start(&d, &options), 0);
 	assert_int_equal(pipe2(stop, O_NONBLOCK), 0);
 	fflush(NULL);
@@ -328,6 +432,8 @@ static void many_changes_under_load(void **state)
 
 		random_request(request, sizeof request, &valid);
 		answer = control(&d, request);
+		if (valid)
+			note_version(said, answer);
 		if (json_is_true(json_object_get(answer, "ok")) != valid)
 			fail_msg("%s: %s", request, json_string_value(json_object_get(answer, "error")));
 		if (!valid) {
@@ -342,7 +448,12 @@ static void many_changes_under_load(void **state)
 		}
 		n_valid += valid;
 		json_decref(answer);
+		if (i % 5 == 0)
+			n_frames += expect_whole_policies(&d, said, 1 + n_valid);
 	}
+	print_message("%d frames looked at, %d changes made\n", n_frames, n_valid);
+	assert_true(n_frames > 20);
+	free(said);
 	assert_int_equal(version(&d, "default"), 1 + n_valid);
 	assert_int_equal(write(stop[1], "x", 1), 1);
 	assert_int_equal(waitpid(pid, &status, 0), pid);

@@ -419,6 +419,32 @@ static void alarm_comes_and_goes(void **state)
 	private_daemon_stop(&d);
 }
 
+/* The other alarm: what frames say of themselves. */
+static void errors_raise_theirs(void **state)
+{
+	struct private_daemon d = start("alarm_error = 0.1%", NULL, 1);
+	char text[300];
+	struct engine e;
+
+	(void)state;
+	engine_open(&e, d.socket, 8);
+	for (uint32_t i = 0; i < 32 / CHUNKS; i++) {
+		last_alarm(&d, text, sizeof text);
+		assert_string_equal(text, ""); /* so few chunks say too little */
+		put(&e, 1 + i);
+	}
+	last_alarm(&d, text, sizeof text);
+	assert_non_null(strstr(text, "the mean error of coded tokens is "));
+	assert_non_null(strstr(text, "above alarm_error, 0.0010"));
+	wait_for(&d, on_page, "alarm_error", 1);
+	set(&d, "\"alarm_error\":\"50%\"");
+	last_alarm(&d, text, sizeof text);
+	assert_non_null(strstr(text, " again, alarm_error is 0.5000"));
+	wait_for(&d, on_page, "alarm_error", 0);
+	engine_close(&e);
+	private_daemon_stop(&d);
+}
+
 static void nothing_outlives_its_chunk(void **state)
 {
 	struct private_daemon d = start("shadow = 1\nattention_share = 1", NULL, 1);
@@ -537,8 +563,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(put_then_shown), cmocka_unit_test(shown_then_put),
 		cmocka_unit_test(memory_is_bounded_and_comes_back), cmocka_unit_test(alarm_comes_and_goes),
-		cmocka_unit_test(nothing_outlives_its_chunk), cmocka_unit_test(dropped_under_pressure),
-		cmocka_unit_test(over_a_restart), cmocka_unit_test(refused)};
+		cmocka_unit_test(errors_raise_theirs), cmocka_unit_test(nothing_outlives_its_chunk),
+		cmocka_unit_test(dropped_under_pressure), cmocka_unit_test(over_a_restart),
+		cmocka_unit_test(refused)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

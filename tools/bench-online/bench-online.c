@@ -263,7 +263,8 @@ static int run_daemon(struct bench *b)
 		b->a.cpu_percent, b->a.first_tokens, b->a.busy ? "no" : "yes");
 	r = private_daemon_start(&b->daemon, &options);
 	if (!r)
-		r = stream_open(b->daemon.socket, &b->yard.captures[0]->geometry, LENGTH, &b->stream);
+		r = stream_open(
+			b->daemon.socket, "online", &b->yard.captures[0]->geometry, LENGTH, &b->stream);
 	if (!r)
 		r = put_all(b);
 	b->stream = stream_close(b->stream);

@@ -12,6 +12,7 @@
 enum { BLOCK_TOKENS = 16, TIMEOUT_MS = 60000 };
 
 struct stream {
+	const char *bench;
 	struct cistern *c;
 	struct geometry geometry;
 	uint32_t model_id, memory_id, n_blocks;
@@ -25,7 +26,7 @@ struct stream {
 
 static int say(struct stream *s, const char *what, int r)
 {
-	fprintf(stderr, "cistern bench online: %s: %s (%s)\n", what, strerror(-r), cistern_error(s->c));
+	fprintf(stderr, "cistern bench %s: %s: %s (%s)\n", s->bench, what, strerror(-r), cistern_error(s->c));
 	return r;
 }
 
@@ -81,13 +82,14 @@ static int make_memory(struct stream *s, uint32_t room_tokens)
 			.head_stride = p->dim * element};
 		at += token * BLOCK_TOKENS * s->n_blocks;
 	}
-	r = cistern_memory_create("bench-online", s->len_bytes, &s->fd, &addr);
+	r = cistern_memory_create("bench", s->len_bytes, &s->fd, &addr);
 	if (!r)
 		s->memory = addr;
 	return r;
 }
 
-int stream_open(const char *socket, const struct geometry *g, uint32_t room_tokens, struct stream **out)
+int stream_open(const char *socket, const char *bench, const struct geometry *g, uint32_t room_tokens,
+	struct stream **out)
 {
 	const struct cistern_options options = {.socket_path = socket};
 	struct stream *s = calloc(1, sizeof *s);
@@ -96,6 +98,7 @@ int stream_open(const char *socket, const struct geometry *g, uint32_t room_toke
 
 	if (!s)
 		return -ENOMEM;
+	s->bench = bench;
 	s->geometry = *g;
 	s->fd = -1;
 	r = make_memory(s, room_tokens);
@@ -138,11 +141,51 @@ struct stream *stream_close(struct stream *s)
 
 /* Blocks in order and tokens without gaps: each layer of each plane is one run of bytes, as in the capture.
  */
-static void copy_in(struct stream *s, const struct capture *c)
+void stream_copy(struct stream *s, const struct capture *c, uint32_t place)
 {
 	for (uint32_t i = 0; i < s->geometry.n_layers * s->geometry.n_planes; i++)
-		memcpy(s->memory + s->layouts[i].base, c->pages[i].base,
+		memcpy(s->memory + s->layouts[i].base + s->layouts[i].token_stride * place, c->pages[i].base,
 			s->layouts[i].token_stride * c->n_tokens);
+}
+
+struct cistern *stream_connection(struct stream *s, uint32_t *model_id)
+{
+	*model_id = s->model_id;
+	return s->c;
+}
+
+static struct cistern_run run_at(const struct stream *s, uint32_t place, uint32_t n_tokens, uint64_t position,
+	const struct cistern_key *keys)
+{
+	const uint32_t size = cistern_chunk_tokens(s->c);
+
+	return (struct cistern_run){.memory_id = s->memory_id,
+		.n_tokens = n_tokens,
+		.position = position,
+		.keys = keys,
+		.n_chunks = (n_tokens + size - 1) / size,
+		.n_blocks = (n_tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS,
+		.blocks = s->blocks + place / BLOCK_TOKENS};
+}
+
+int stream_begin_put(struct stream *s, uint32_t place, uint32_t n_tokens, uint64_t position,
+	const struct cistern_key *keys, uint64_t user_data)
+{
+	/* What is before a run in the middle of a sequence does not matter to how it is coded. */
+	static const struct cistern_key parent = {{1}};
+	const struct cistern_run run = run_at(s, place, n_tokens, position, keys);
+	int r = cistern_put(s->c, &run, position ? &parent : NULL, user_data);
+
+	return r ? r : cistern_submit(s->c);
+}
+
+int stream_begin_get(struct stream *s, uint32_t place, uint32_t n_tokens, uint64_t position,
+	const struct cistern_key *keys, uint64_t user_data)
+{
+	const struct cistern_run run = run_at(s, place, n_tokens, position, keys);
+	int r = cistern_get(s->c, &run, user_data);
+
+	return r ? r : cistern_submit(s->c);
 }
 
 int stream_put(struct stream *s, const struct capture *c, uint64_t *frame_bytes)
@@ -150,26 +193,20 @@ int stream_put(struct stream *s, const struct capture *c, uint64_t *frame_bytes)
 	const uint32_t size = cistern_chunk_tokens(s->c), n_chunks = (c->n_tokens + size - 1) / size;
 	struct cistern_key root, *keys = calloc(n_chunks, sizeof *keys);
 	uint32_t *tokens = calloc(c->n_tokens, sizeof *tokens);
-	struct cistern_run run = {.memory_id = s->memory_id,
-		.n_tokens = c->n_tokens,
-		.keys = keys,
-		.n_chunks = n_chunks,
-		.n_blocks = (c->n_tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS,
-		.blocks = s->blocks};
 	struct cistern_completion done;
 	int r = keys && tokens ? 0 : -ENOMEM;
 
 	if (r)
 		goto out;
-	copy_in(s, c);
+	stream_copy(s, c, 0);
 	/* Any ids do, so long as no two sequences have the same. */
 	for (uint32_t t = 0; t < c->n_tokens; t++)
 		tokens[t] = s->n_sequences;
 	s->n_sequences++;
 	cistern_key_root(NULL, 0, &root);
 	cistern_key_chain(&root, tokens, c->n_tokens, size, keys);
-	r = cistern_put(s->c, &run, NULL, 1);
-	if (!r) {
+	r = stream_begin_put(s, 0, c->n_tokens, 0, keys, 1);
+	if (r >= 0) {
 		r = cistern_wait(s->c, &done, 1, TIMEOUT_MS);
 		r = r == 1 ? done.status : r == 0 ? -ETIMEDOUT : r;
 	}
