@@ -45,6 +45,7 @@ struct config {
 	uint32_t max_clients;      /* default 64 */
 	uint32_t max_requests;     /* in flight of one connection; default 1024 */
 	uint64_t max_memory_bytes; /* max_memory=; registered by one connection; default 1 TiB */
+	uint32_t upkeep_percent;   /* of one core's time, for chunks that are kept; default 25 */
 	char backend[8];           /* auto, host */
 	uint32_t log_level;
 	uid_t admins[CONFIG_UIDS_MAX]; /* who may give commands, beside root and the daemon's own user */

@@ -15,6 +15,7 @@
 #include "runtime/daemon/policies.h"
 #include "runtime/daemon/registry.h"
 #include "runtime/daemon/session.h"
+#include "runtime/daemon/steward/steward.h"
 #include "runtime/daemon/worker.h"
 #include "runtime/stats/board.h"
 #include "runtime/stats/exporter.h"
@@ -46,6 +47,7 @@ struct daemon {
 	struct workers *workers;
 	struct learn *learn;
 	struct fidelity *fidelity;
+	struct steward *steward;
 	struct board *board;
 	struct notify notify;
 	struct exporter *exporter; /* NULL: no metrics */
@@ -82,6 +84,7 @@ enum daemon_source {
 	SOURCE_DOORBELL,
 	SOURCE_LEARN,
 	SOURCE_FIDELITY,
+	SOURCE_STEWARD,
 	SOURCE_PROCESS
 };
 int daemon_watch(struct daemon *d, int fd, enum daemon_source source, struct session *s);

@@ -74,7 +74,7 @@ static void every_key(void **state)
 		"chunk_tokens=64\n"
 		"   workers = 3\n"
 		"\tspin_us: 50\n"
-		"max_clients = 8\nbackend = host\nlog_level = debug\n"
+		"max_clients = 8\nupkeep_percent = 40\nbackend = host\nlog_level = debug\n"
 		"[pool] # sizes\n"
 		"size = 3m\n"
 		"[store]\npath = /var/lib/x\nsize = 2T\nsegment_size = 8192K\n"
@@ -98,6 +98,7 @@ static void every_key(void **state)
 	assert_int_equal(c.workers, 3);
 	assert_int_equal(c.spin_us, 50);
 	assert_int_equal(c.max_clients, 8);
+	assert_int_equal(c.upkeep_percent, 40);
 	assert_string_equal(c.backend, "host");
 	assert_int_equal(c.log_level, LOG_LEVEL_DEBUG);
 	assert_int_equal(c.pool_bytes, 3 << 20);
