@@ -213,6 +213,28 @@ uint32_t evict_victim(const struct evict *e, bool (*may_go)(void *arg, uint32_t 
 	return id ? id : any;
 }
 
+uint32_t evict_next_cold(const struct evict *e, struct evict_walk *w, double share)
+{
+	if (!w->queue)
+		*w = (struct evict_walk){.queue = EVICT_SMALL};
+	for (; w->queue <= EVICT_MAIN; *w = (struct evict_walk){.queue = w->queue + 1}) {
+		const struct evict_list *l = &e->queues[w->queue];
+		const bool begins = !w->id || node_of(&e->items, w->id)->queue != w->queue;
+		const uint32_t id = begins ? l->oldest : node_of(&e->items, w->id)->newer;
+
+		if (begins)
+			w->bytes = 0;
+		if (!id)
+			continue;
+		w->id = id;
+		w->bytes += e->items.bytes(e->items.owner, id);
+		if ((double)w->bytes <= share * (double)l->bytes)
+			return id;
+	}
+	*w = (struct evict_walk){0};
+	return 0;
+}
+
 uint64_t evict_bytes(const struct evict *e)
 {
 	return e->queues[EVICT_SMALL].bytes + e->queues[EVICT_MAIN].bytes;

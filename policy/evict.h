@@ -79,6 +79,17 @@ uint32_t evict_victim(const struct evict *e, bool (*may_go)(void *arg, uint32_t 
 /* evict_remove, and it is remembered for when it comes back. */
 void evict_dropped(struct evict *e, uint32_t id);
 
+/* A walk from the coldest items to the warmer ones, in pieces: what is new and unused, then what was used,
+ * each from the oldest on, and of each no more than a share of its bytes. Zeroed: at its beginning, where it
+ * also is after its end. Items may come, go and be used meanwhile; a walk that has lost its place begins its
+ * queue again. */
+struct evict_walk {
+	uint32_t queue, id;
+	uint64_t bytes; /* passed, of the queue */
+};
+/* The next one, or 0: that was the last. */
+uint32_t evict_next_cold(const struct evict *e, struct evict_walk *w, double share);
+
 uint64_t evict_bytes(const struct evict *e);
 size_t evict_count(const struct evict *e);
 

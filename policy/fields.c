@@ -30,12 +30,18 @@ static const struct policy_field fields[] = {
 		"mode pressure: how full the pool is when coarser rungs begin"},
 	{"pressure_ratio", POLICY_REAL, FIELD(pressure_ratio), 1, 1000, "x", NULL,
 		"mode pressure: the ratio when the pool is full; not below target_ratio"},
+	{"pressure_rate", POLICY_COUNT, FIELD(pressure_rate), 0, 10000, "chunks", NULL,
+		"mode pressure: of the chunks that are kept, so many cold ones at most are made coarser in a "
+		"second; 0: they stay as they are"},
 	{"rate_window", POLICY_COUNT, FIELD(rate_window), 8, 4096, "chunks", NULL,
 		"over how many chunks the mode holds its target"},
 	{"sink_tokens", POLICY_COUNT, FIELD(sink_tokens), 0, 1 << 20, "tokens", NULL,
 		"the first so many tokens of a sequence are attention sinks, kept bit-exact"},
 	{"window_tokens", POLICY_COUNT, FIELD(window_tokens), 0, 1 << 20, "tokens", NULL,
 		"the last so many tokens known of a sequence are kept bit-exact"},
+	{"window_settle", POLICY_CHOICE, FIELD(window_settle), 0, 1, "", switches,
+		"whether tokens are coded that were in the window when they were put and that it has left "
+		"since"},
 	{"sink_search", POLICY_CHOICE, FIELD(sink_search), 0, 1, "", switches,
 		"whether sinks are searched for in the rest of the sequence"},
 	{"sink_budget", POLICY_REAL, FIELD(sink_budget), 0, 0.25, "share", NULL,

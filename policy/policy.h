@@ -34,10 +34,12 @@ struct policy {
 	double max_error;     /* bound on a coded token's relative error per plane; 0: none */
 	double pressure_from; /* for POLICY_PRESSURE: the share of the pool that is taken when it begins */
 	double pressure_ratio;
-	uint32_t rate_window; /* chunks over which mode holds its target */
+	uint32_t pressure_rate; /* chunks that are kept, made coarser in a second; 0: none */
+	uint32_t rate_window;   /* chunks over which mode holds its target */
 
 	uint32_t sink_tokens;   /* the first so many positions of a sequence are sinks */
 	uint32_t window_tokens; /* the last so many tokens known are the window */
+	uint32_t window_settle; /* 0: what was in it when it was put stays raw */
 	uint32_t sink_search;   /* 0: no sinks but the first ones */
 	double sink_budget;     /* share of a chunk that may be protected as sinks found */
 	double sink_multiple;   /* attention of so many times the uniform share makes a sink */

@@ -48,6 +48,7 @@ struct config {
 	uint32_t max_clients;      /* default 64 */
 	uint32_t max_requests;     /* in flight of one connection; default 1024 */
 	uint64_t max_memory_bytes; /* max_memory=; registered by one connection; default 1 TiB */
+	uint32_t upkeep_percent;   /* of one core's time, for chunks that are kept; default 25 */
 	char backend[8];           /* auto, host */
 	int device;              /* CONFIG_DEVICE_AUTO (default), _NONE, or the driver's ordinal of the GPU */
 	uint64_t device_pool;    /* bytes of its memory for encoded chunks; 0 (default): none */

@@ -54,12 +54,11 @@ void detection_trim(struct detection *d)
 	}
 }
 
-/* The table of a chunk's tokens; NULLs for a plane without rotation. */
-static int fill_rope(
-	struct detection *d, const struct plane *plane, uint64_t position, size_t n, struct rope_table *out)
+/* The table of tokens at these positions; NULLs for a plane without rotation. */
+static int fill_rope(struct detection *d, const struct plane *plane, const uint64_t *positions, size_t n,
+	struct rope_table *out)
 {
 	const size_t entries = n * (plane->rope_dim / 2);
-	uint64_t positions[FRAME_TOKENS_MAX];
 	float *table;
 
 	*out = (struct rope_table){0};
@@ -68,14 +67,18 @@ static int fill_rope(
 	table = scratch_get(&d->rope, 2 * entries * sizeof *table);
 	if (!table)
 		return -ENOMEM;
-	for (size_t i = 0; i < n; i++)
-		positions[i] = position + i;
 	d->kernels->rope_fill(plane, positions, n, table, table + entries);
 	*out = (struct rope_table){table, table + entries};
 	return 0;
 }
 
-int detection_score(struct detection *d, const struct codec_chunk *chunk,
+static void positions_of(const struct codec_chunk *chunk, uint64_t positions[FRAME_TOKENS_MAX])
+{
+	for (size_t i = 0; i < chunk->n_tokens; i++)
+		positions[i] = chunk->position + i;
+}
+
+int detection_score_at(struct detection *d, const struct codec_chunk *chunk, const uint64_t *positions,
 	const struct sinks_detector *detector, const float **scores_out)
 {
 	const struct sinks_view *v = &detector->view;
@@ -90,7 +93,7 @@ int detection_score(struct detection *d, const struct codec_chunk *chunk,
 	for (uint32_t p = 0; p < v->n_planes; p++) {
 		const struct plane *plane = &chunk->geometry->planes[p];
 		struct rope_table rope;
-		int r = fill_rope(d, plane, chunk->position, n, &rope);
+		int r = fill_rope(d, plane, positions, n, &rope);
 
 		if (r)
 			return r;
@@ -106,6 +109,15 @@ int detection_score(struct detection *d, const struct codec_chunk *chunk,
 	sinks_score(detector, features, n, scores);
 	*scores_out = scores;
 	return 0;
+}
+
+int detection_score(struct detection *d, const struct codec_chunk *chunk,
+	const struct sinks_detector *detector, const float **scores)
+{
+	uint64_t positions[FRAME_TOKENS_MAX];
+
+	positions_of(chunk, positions);
+	return detection_score_at(d, chunk, positions, detector, scores);
 }
 
 uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector, uint16_t token)
@@ -130,6 +142,7 @@ int detection_learn(struct detection *d, const struct codec_chunk *chunk, struct
 {
 	const float *x[SINKS_LAYERS_MAX][GEOMETRY_PLANES_MAX] = {0};
 	const size_t n = chunk->n_tokens;
+	uint64_t positions[FRAME_TOKENS_MAX];
 	struct sinks_view v;
 	uint16_t tokens[FRAME_TOKENS_MAX];
 	size_t floats = 0;
@@ -141,12 +154,13 @@ int detection_learn(struct detection *d, const struct codec_chunk *chunk, struct
 	at = scratch_get(&d->x, n * floats * sizeof *at);
 	if (!at)
 		return -ENOMEM;
+	positions_of(chunk, positions);
 	for (size_t i = 0; i < n; i++)
 		tokens[i] = (uint16_t)i;
 	for (uint32_t p = 0; p < v.n_planes; p++) {
 		const struct plane *plane = &chunk->geometry->planes[p];
 		struct rope_table rope;
-		int r = fill_rope(d, plane, chunk->position, n, &rope);
+		int r = fill_rope(d, plane, positions, n, &rope);
 
 		if (r)
 			return r;

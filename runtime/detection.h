@@ -23,6 +23,10 @@ void detection_trim(struct detection *d);
  * the chunk's geometry. -ENOMEM. */
 int detection_score(struct detection *d, const struct codec_chunk *chunk,
 	const struct sinks_detector *detector, const float **scores);
+/* The same for tokens that need not follow each other: token i of the chunk's run stands at positions[i] of
+ * its sequence. The chunk's own position is not looked at. */
+int detection_score_at(struct detection *d, const struct codec_chunk *chunk, const uint64_t *positions,
+	const struct sinks_detector *detector, const float **scores);
 
 /* Of the tokens scored last, one: the feature that added most. */
 uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector, uint16_t token);

@@ -274,6 +274,11 @@ int frame_parse(const void *data, size_t len, struct frame_info *info, struct fr
 	return 0;
 }
 
+uint8_t frame_rung(const void *data)
+{
+	return ((const uint8_t *)data)[AT_RUNG];
+}
+
 int frame_section_check(const void *data, const struct frame_section *section)
 {
 	const uint8_t *body = (const uint8_t *)data + section->offset;

@@ -100,6 +100,9 @@ void frame_writer_fini(struct frame_writer *w);
 int frame_parse(const void *data, size_t len, struct frame_info *info, struct frame_section *sections,
 	uint32_t sections_max);
 
+/* The rung of plain tokens, of a frame that was parsed before: for looking at many. */
+uint8_t frame_rung(const void *data);
+
 /* Checks one section's body against its checksum. 0 or -EBADMSG. */
 int frame_section_check(const void *data, const struct frame_section *section);
 

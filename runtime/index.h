@@ -35,21 +35,25 @@ struct index_owner {
 	uint32_t next; /* the index's own */
 };
 
-enum { INDEX_PINS_MAX = INT16_MAX };
+enum { INDEX_PINS_MAX = INT16_MAX, INDEX_PRESET_UNKNOWN = 7 };
 
 struct index_entry {
 	uint8_t key[32];
-	void *record;         /* in the pool: STORE_HEADER_BYTES, then the frame; NULL: not there */
-	void *waiters;        /* the cache's: who waits for the record */
-	uint16_t owner;       /* see index_owner; 0: the entry is free */
-	uint16_t transform;   /* that the frame is made with: see index_transform */
-	uint32_t hash_next;   /* the index's own */
-	uint32_t parent;      /* the number of the entry before it in its chain; 0: none, or not known */
-	uint32_t frame_bytes; /* 0: being encoded now */
-	uint32_t segment;     /* where it is on disk: see index_location */
-	uint32_t page;        /* 0: not on disk */
-	uint32_t raw_bytes;   /* before encoding; UINT32_MAX: at least so many */
-	uint32_t n_users;     /* operations that read or write the record now: not to be moved or freed */
+	void *record;          /* in the pool: STORE_HEADER_BYTES, then the frame; NULL: not there */
+	void *waiters;         /* the cache's: who waits for the record */
+	uint16_t owner;        /* see index_owner; 0: the entry is free */
+	uint16_t transform;    /* that the frame is made with: see index_transform */
+	uint32_t hash_next;    /* the index's own */
+	uint32_t parent;       /* the number of the entry before it in its chain; 0: none, or not known */
+	uint32_t frame_bytes;  /* 0: being encoded now */
+	uint32_t segment;      /* where it is on disk: see index_location */
+	uint32_t page;         /* 0: not on disk */
+	uint32_t raw_bytes;    /* before encoding; UINT32_MAX: at least so many */
+	uint32_t n_users : 24; /* operations that read or write the record now: not to be moved or freed */
+	uint32_t preset : 3;   /* that it was put with, enum policy_preset; INDEX_PRESET_UNKNOWN */
+	uint32_t settled : 1;  /* its frame has no window that could move on, as far as is known */
+	uint32_t awaits : 1;   /* it is in line to be settled */
+	uint32_t coarse_in_vain : 1; /* making it coarser was tried, and would pass the bound or not pay */
 	struct evict_node in_pool, on_disk; /* its place among what may have to go, in either tier */
 	uint16_t n_pins : 15;
 	uint16_t anew_in_vain : 1; /* making its plain frame anew was tried, and does not pay */

@@ -335,6 +335,24 @@ void pool_release(struct pool *p, void *addr, size_t len_bytes)
 	pthread_mutex_unlock(&p->lock);
 }
 
+void pool_shrink(struct pool *p, void *addr, size_t len_bytes, size_t shorter_bytes)
+{
+	const uint32_t x = (uint32_t)((size_t)((char *)addr - p->range) / POOL_PAGE_BYTES);
+	const uint32_t n_pages = (uint32_t)pages_of(len_bytes), n_stay = (uint32_t)pages_of(shorter_bytes);
+
+	assert(n_stay && n_stay <= n_pages);
+	if (n_stay == n_pages)
+		return;
+	pthread_mutex_lock(&p->lock);
+	assert(p->extents[x].used && p->extents[x].n_pages == n_pages);
+	extent_set(p, x, n_stay, true);
+	extent_set(p, x + n_stay, n_pages - n_stay, true);
+	p->n_used_extents++;
+	pthread_mutex_unlock(&p->lock);
+	pool_release(p, (char *)addr + (size_t)n_stay * POOL_PAGE_BYTES,
+		(size_t)(n_pages - n_stay) * POOL_PAGE_BYTES);
+}
+
 void pool_get_stats(struct pool *p, struct pool_stats *out)
 {
 	uint32_t largest = NONE;

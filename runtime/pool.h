@@ -35,6 +35,9 @@ int pool_set_limit(struct pool *p, uint64_t limit_bytes);
 int pool_alloc(struct pool *p, size_t len_bytes, void **addr);
 /* Gives an extent back whole. len_bytes as allocated. Asserts that it is one. */
 void pool_release(struct pool *p, void *addr, size_t len_bytes);
+/* Gives the end of an extent back, from shorter_bytes on (over 0): len_bytes as allocated. Its beginning
+ * stays where it is, allocated with shorter_bytes from now on. */
+void pool_shrink(struct pool *p, void *addr, size_t len_bytes, size_t shorter_bytes);
 
 void pool_get_stats(struct pool *p, struct pool_stats *out);
 /* The range, for registering it with io_uring. */

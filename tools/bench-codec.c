@@ -20,15 +20,25 @@
 #include "tools/bench.h"
 #include "tools/cistern.h"
 
-enum { TOKENS = 256, BLOCK_TOKENS = 16, CALIBRATION_CHUNKS = 16, SAMPLES_MAX = 1001, BASES = 512 };
+enum {
+	TOKENS = 256,
+	BLOCK_TOKENS = 16,
+	WINDOW = 128,
+	CALIBRATION_CHUNKS = 16,
+	SAMPLES_MAX = 1001,
+	BASES = 512
+};
 
-static const char usage[] = "Usage: cistern bench codec [--json] [--ratio R] [--samples N]\n"
-			    "\n"
-			    "Encodes and decodes one chunk of 256 tokens again and again on one core.\n"
-			    "\n"
-			    "  --json         one JSON object\n"
-			    "  --ratio R      rung of the codec (default 16)\n"
-			    "  --samples N    chunks measured for each shape, 3 to 1001 (default 41)\n";
+static const char usage[] =
+	"Usage: cistern bench codec [--json] [--ratio R] [--samples N]\n"
+	"\n"
+	"Encodes and decodes one chunk of 256 tokens again and again on one core; settles one whose "
+	"last\n"
+	"128 tokens the window has left, and makes one coarser.\n"
+	"\n"
+	"  --json         one JSON object\n"
+	"  --ratio R      rung of the codec (default 16)\n"
+	"  --samples N    chunks measured for each shape, 3 to 1001 (default 41)\n";
 
 /* Two planes, one layer group: p = layers * heads * dim features. */
 static const struct shape {
@@ -43,6 +53,8 @@ static const struct shape {
 /* What one run through the samples found, in nanoseconds a chunk (medians). */
 struct figures {
 	double encode, decode, encode_gemm, decode_gemm, deflate, inflate, copy;
+	double settle, coarsen; /* frames from frames */
+	double window_bytes, settled_bytes, coarse_bytes;
 	double raw_bytes, frame_bytes, components;
 	struct codec_times encode_times, decode_times; /* sums over the samples */
 };
@@ -261,7 +273,7 @@ static int time_deflate(const uint8_t *frame, size_t len, double *deflate_ns, do
 
 /* ---- the run ---- */
 
-enum { ENCODE, DECODE, ENCODE_GEMM, DECODE_GEMM, DEFLATE, INFLATE, COPY, N_TIMES };
+enum { ENCODE, DECODE, ENCODE_GEMM, DECODE_GEMM, DEFLATE, INFLATE, COPY, SETTLE, COARSEN, N_TIMES };
 
 static void add_times(struct codec *codec, struct codec_times *sum)
 {
@@ -273,6 +285,48 @@ static void add_times(struct codec *codec, struct codec_times *sum)
 	sum->quantise += t.quantise;
 	sum->entropy += t.entropy;
 	sum->other += t.other;
+}
+
+/* Frames from frames: one that the window leaves, and one that goes up two rungs. */
+static int time_anew(struct setting *s, struct codec *codec, const struct codec_chunk *chunk,
+	double *settle_ns, double *coarsen_ns, struct figures *f)
+{
+	uint8_t with_window[TOKENS] = {0}, without[TOKENS] = {0}, *frame, *settled, *coarse;
+	struct codec_options options = {
+		.transform = s->t, .rung = s->rung, .rung_redundant = s->rung, .classes = with_window};
+	size_t len, settled_len, coarse_len;
+	uint64_t start;
+	int r;
+
+	memset(with_window + TOKENS - WINDOW, TOKEN_WINDOW, WINDOW);
+	r = codec_encode(codec, chunk, &options, &frame, &len, NULL);
+	if (r)
+		return r;
+	options.classes = without;
+	start = bench_now_ns();
+	r = codec_resettle(codec, &s->g, frame, len, &options, &settled, &settled_len, NULL);
+	*settle_ns = (double)(bench_now_ns() - start);
+	free(frame);
+	if (r)
+		return r;
+	options.rung = s->rung + 2 < s->t->n_rungs ? s->rung + 2 : s->t->n_rungs - 1;
+	options.rung_redundant = options.rung;
+	start = bench_now_ns();
+	r = codec_transcode(codec, &s->g, settled, settled_len, &options, &coarse, &coarse_len, NULL);
+	*coarsen_ns = (double)(bench_now_ns() - start);
+	free(settled);
+	if (r == -ERANGE) { /* the coarsest rung already */
+		*coarsen_ns = 0;
+		coarse_len = settled_len;
+	} else if (r) {
+		return r;
+	} else {
+		free(coarse);
+	}
+	f->window_bytes = (double)len;
+	f->settled_bytes = (double)settled_len;
+	f->coarse_bytes = (double)coarse_len;
+	return 0;
 }
 
 static int measure(struct setting *s, uint32_t n_samples, struct figures *f)
@@ -312,8 +366,11 @@ static int measure(struct setting *s, uint32_t n_samples, struct figures *f)
 			break;
 		if (i >= 2)
 			add_times(codec, &f->encode_times);
+		r = time_anew(s, codec, &chunk, &times[SETTLE][at], &times[COARSEN][at], f);
+		codec_take_times(codec, &ignored);
 		start = bench_now_ns();
-		r = codec_decode(codec, frame, len, s->t, &chunk, 0, s->g.n_layers);
+		if (!r)
+			r = codec_decode(codec, frame, len, s->t, &chunk, 0, s->g.n_layers);
 		times[DECODE][at] = (double)(bench_now_ns() - start);
 		if (i >= 2)
 			add_times(codec, &f->decode_times);
@@ -337,7 +394,7 @@ static int measure(struct setting *s, uint32_t n_samples, struct figures *f)
 		f->components += (double)active_components(s, i);
 	if (!r) {
 		double *const out[N_TIMES] = {&f->encode, &f->decode, &f->encode_gemm, &f->decode_gemm,
-			&f->deflate, &f->inflate, &f->copy};
+			&f->deflate, &f->inflate, &f->copy, &f->settle, &f->coarsen};
 
 		for (int k = 0; k < N_TIMES; k++)
 			*out[k] = bench_quantile(times[k], n_samples, 0.5);
@@ -362,15 +419,20 @@ static json_t *times_object(const struct codec_times *t)
 
 static json_t *figures_object(const struct shape *shape, const struct figures *f)
 {
-	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "shape",
-		shape->name, "ratio", f->raw_bytes / f->frame_bytes, "components", f->components,
+	return json_pack(
+		"{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, "
+		"s:o, s:o}",
+		"shape", shape->name, "ratio", f->raw_bytes / f->frame_bytes, "components", f->components,
 		"encode_gbps", f->raw_bytes / f->encode, "decode_gbps", f->raw_bytes / f->decode,
 		"encode_gemm_gbps", f->raw_bytes / f->encode_gemm, "decode_gemm_gbps",
 		f->raw_bytes / f->decode_gemm, "deflate_gbps", f->raw_bytes / f->deflate, "inflate_gbps",
 		f->raw_bytes / f->inflate, "memcpy_gbps", f->raw_bytes / f->copy, "encode_over_floor",
 		f->encode / (f->encode_gemm + f->deflate), "decode_over_floor",
-		f->decode / (f->decode_gemm + f->inflate), "encode_shares", times_object(&f->encode_times),
-		"decode_shares", times_object(&f->decode_times));
+		f->decode / (f->decode_gemm + f->inflate), "encode_us", f->encode / 1e3, "settle_us",
+		f->settle / 1e3, "coarsen_us", f->coarsen / 1e3, "window_frame_bytes", f->window_bytes,
+		"settled_frame_bytes", f->settled_bytes, "coarser_frame_bytes", f->coarse_bytes,
+		"encode_shares", times_object(&f->encode_times), "decode_shares",
+		times_object(&f->decode_times));
 }
 
 static void print_figures(const struct shape *shape, const struct figures *f)
@@ -382,7 +444,14 @@ static void print_figures(const struct shape *shape, const struct figures *f)
 	printf("  %-8s %7.3f GB/s of raw KV   sgemm alone %7.3f   inflate alone %7.3f   both %.2f times\n",
 		"decode", f->raw_bytes / f->decode, f->raw_bytes / f->decode_gemm, f->raw_bytes / f->inflate,
 		f->decode / (f->decode_gemm + f->inflate));
-	printf("  %-8s %7.3f GB/s\n\n", "memcpy", f->raw_bytes / f->copy);
+	printf("  %-8s %7.3f GB/s\n", "memcpy", f->raw_bytes / f->copy);
+	printf("  %-8s %7.0f us for %d tokens of a chunk   encoding one whole %7.0f us   %.0f KiB to %.0f\n",
+		"settle", f->settle / 1e3, WINDOW, f->encode / 1e3, f->window_bytes / 1024,
+		f->settled_bytes / 1024);
+	printf("  %-8s %7.0f us by two rungs               encoding one whole %7.0f us   %.0f KiB to "
+	       "%.0f\n\n",
+		"coarsen", f->coarsen / 1e3, f->encode / 1e3, f->settled_bytes / 1024,
+		f->coarse_bytes / 1024);
 }
 
 int bench_codec(int argc, char **argv)

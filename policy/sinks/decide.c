@@ -68,6 +68,7 @@ size_t sinks_decide(const struct sinks_rules *rules, const struct sinks_evidence
 			findings[n_found++] = f;
 	}
 	qsort(findings, n_found, sizeof *findings, by_margin);
+	room = room > e->n_spent ? room - e->n_spent : 0;
 	n = n_found < room ? n_found : room;
 	for (size_t t = 0; t < e->n_tokens; t++)
 		if (classes[t] == TOKEN_SINK)

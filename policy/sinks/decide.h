@@ -26,6 +26,7 @@ struct sinks_evidence {
 	bool trained;          /* what the scores mean */
 	float threshold;       /* trained: the detector's */
 	const uint8_t *before; /* [n_tokens], whether it was a sink; NULL: not known */
+	size_t n_spent;        /* of the budget: sinks that were found before and stay */
 };
 
 enum sinks_reason {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "runtime/codec/encoder.h"
+#include "runtime/codec/raw-tokens.h"
 
 /* One call. The frame's own rungs and those of the new one differ in transcoding only. */
 struct transcoder {
@@ -239,56 +240,6 @@ int codec_transcode(struct codec *codec, const struct geometry *g, const void *d
 
 /* ---- Tokens that leave the window. */
 
-/* The raw tokens of the old frame as one block of an engine's memory, token i of the block the frame's i-th
- * raw one. */
-struct raw_pages {
-	struct kv_pages *pages;
-	uint8_t *memory;
-	uint32_t block;
-};
-
-static void raw_pages_fini(struct raw_pages *p)
-{
-	free(p->pages);
-	free(p->memory);
-}
-
-static int raw_pages_init(struct raw_pages *p, struct transcoder *x)
-{
-	const struct geometry *g = x->chunk.geometry;
-	uint8_t *at;
-
-	p->pages = calloc((size_t)g->n_layers * g->n_planes, sizeof *p->pages);
-	p->memory = malloc(geometry_token_bytes(g) * x->info.n_raw);
-	if (!p->pages || !p->memory)
-		return -ENOMEM;
-	at = p->memory;
-	for (uint32_t plane = 0; plane < g->n_planes; plane++) {
-		const struct plane *of = &g->planes[plane];
-		const size_t head = of->dim * dtype_bytes(of->dtype), token = of->n_heads * head;
-		const size_t all = token * x->info.n_raw * g->n_layers;
-		const uint8_t *raw = codec_read_raw(x->e.codec, g, x->data, &x->info, x->sections, plane);
-
-		if (!raw)
-			return -EBADMSG;
-		memcpy(at, raw, all);
-		for (uint32_t layer = 0; layer < g->n_layers; layer++)
-			p->pages[layer * g->n_planes + plane] = (struct kv_pages){
-				at + layer * token * x->info.n_raw, token * x->info.n_raw, token, head};
-		at += all;
-	}
-	return 0;
-}
-
-/* Where the frame's tokens stand in the block of raw pages: slot[t], for raw tokens. */
-static void slots_of(const struct transcoder *x, uint16_t *slot)
-{
-	uint16_t n = 0;
-
-	for (uint32_t t = 0; t < x->info.n_tokens; t++)
-		slot[t] = token_class_is_raw(x->old_classes[t]) ? n++ : 0;
-}
-
 /* The old levels, put where encoder_write_levels looks for them. */
 static int keep_levels(struct transcoder *x, uint32_t index, uint8_t token_class)
 {
@@ -316,9 +267,8 @@ int codec_resettle(struct codec *codec, const struct geometry *g, const void *da
 	uint8_t old[FRAME_TOKENS_MAX], classes[FRAME_TOKENS_MAX];
 	struct codec_options with_classes = *options;
 	struct transcoder x = {.options = &with_classes};
-	struct raw_pages raw = {0};
+	struct raw_tokens raw = {0};
 	struct frame_info info = {0};
-	uint16_t slot[FRAME_TOKENS_MAX];
 	size_t n = 0;
 	int r;
 
@@ -336,13 +286,12 @@ int codec_resettle(struct codec *codec, const struct geometry *g, const void *da
 	if (!r && !n)
 		r = -ERANGE;
 	if (!r)
-		r = raw_pages_init(&raw, &x);
+		r = raw_tokens_init(&raw, codec, g, options->transform, data, len);
 	if (!r) {
 		info = info_of(&x);
-		slots_of(&x, slot);
 		x.chunk.pages = raw.pages;
-		x.chunk.run = (struct kv_run){.blocks = &raw.block, .block_tokens = x.info.n_raw};
-		x.e.slot = slot;
+		x.chunk.run = raw_tokens_run(&raw);
+		x.e.slot = raw.slot;
 		r = encoder_init(&x.e);
 	}
 	for (uint32_t t = 0; !r && t < x.info.n_tokens; t++)
@@ -371,6 +320,6 @@ int codec_resettle(struct codec *codec, const struct geometry *g, const void *da
 	}
 	if (!r)
 		r = encoder_write_levels(&x.e);
-	raw_pages_fini(&raw);
+	raw_tokens_fini(&raw);
 	return finish(&x, r, &info, out, out_len, info_out);
 }

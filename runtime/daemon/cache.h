@@ -121,12 +121,17 @@ struct index_entry *cache_reserve(struct cache *c, const struct index_key *id);
  * frame is malloc'd and the cache's from now on. The caller's hold stays. */
 void cache_fill(struct cache *c, struct index_entry *e, const struct store_record *what, uint8_t *frame,
 	size_t frame_bytes, struct cache_wait *wait);
-/* Puts another frame of the same chunk in the place of the one that a held entry has in the pool; the old one
- * goes from the store when the new one is there. Does not wait: -EBUSY: others use the record, or it is on
- * its way to or from the disk; -ENOSPC: no room now; both leave everything as it was and the frame to the
- * caller. With 0 the frame is the cache's. The hold stays. */
+/* Puts another frame of the same chunk in the place of the one that a held entry has in the pool, over it
+ * when it is no larger; the old one goes from the store when the new one is there. Does not wait: -EBUSY:
+ * others use the record, or it is on its way to or from the disk; -ENOSPC: no room now; both leave everything
+ * as it was and the frame to the caller. With 0 the frame is the cache's. The hold stays. */
 int cache_replace(struct cache *c, struct index_entry *e, uint8_t *frame, size_t frame_bytes,
 	const uint8_t transform[16]);
+/* Chunks of the pool from the coldest on, as the policy would let them go, and of each kind no more than a
+ * share of the bytes; see evict_next_cold. NULL: the walk is at its end. Some may be in use. */
+struct index_entry *cache_next_cold(struct cache *c, struct evict_walk *walk, double share);
+/* The chunk before it in its chain; NULL: none, or not known. */
+struct index_entry *cache_parent(struct cache *c, const struct index_entry *e);
 /* Encoding failed: the entry goes; ends the caller's hold. */
 void cache_abandon(struct cache *c, struct index_entry *e);
 

@@ -63,6 +63,7 @@ static json_t *decision_object(const struct record *r)
 		json_array_append_new(findings, finding_object(r, &r->findings[i]));
 	json_object_set_new(o, "sinks", findings);
 	json_object_set_new(o, "attention", attention_object(&r->attention));
+	json_object_set_new(o, "settled", json_integer((json_int_t)r->n_settled));
 	if (!r->searched) {
 		json_decref(layers);
 		return o;

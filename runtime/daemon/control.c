@@ -96,6 +96,7 @@ static json_t *status(struct daemon *d, uid_t uid, const json_t *request)
 	(void)request;
 	json_object_update(object, more);
 	json_decref(more);
+	json_object_set_new(object, "upkeep", steward_status(d->steward));
 	json_object_set_new(object, "draining", json_boolean(d->draining));
 	json_object_set_new(object, "shadow", fidelity_status(d->fidelity));
 	json_object_set_new(object, "device", gpu_status(d->gpu));

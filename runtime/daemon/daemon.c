@@ -237,6 +237,11 @@ static int set_up(struct daemon *d)
 		r = daemon_watch(d, learn_fd(d->learn), SOURCE_LEARN, NULL);
 	if (r)
 		return r;
+	r = steward_new(d, &d->steward);
+	if (!r)
+		r = daemon_watch(d, steward_fd(d->steward), SOURCE_STEWARD, NULL);
+	if (r)
+		return r;
 	r = gpu_new(c, &d->gpu);
 	if (!r && d->gpu)
 		r = daemon_watch(d, lanes_fd(d->gpu->lanes), SOURCE_GPU, NULL);
@@ -363,6 +368,7 @@ static void handle_event(struct daemon *d, const struct epoll_event *event)
 	case SOURCE_DOORBELL: session_rung(s); break;
 	case SOURCE_LEARN: learn_run(d->learn); break;
 	case SOURCE_FIDELITY: fidelity_reap(d->fidelity); break;
+	case SOURCE_STEWARD: steward_run(d->steward); break;
 	case SOURCE_PROCESS: session_close(s, "its process has ended"); break;
 	case SOURCE_GPU: gpu_reap(d->gpu); break;
 	}
@@ -426,6 +432,12 @@ static bool may_sleep(struct daemon *d)
 	return idle;
 }
 
+/* Of two timeouts, of which -1 is none. */
+static int sooner(int a_ms, int b_ms)
+{
+	return a_ms < 0 || (b_ms >= 0 && b_ms < a_ms) ? b_ms : a_ms;
+}
+
 int daemon_run(struct daemon *d)
 {
 	struct epoll_event events[EVENTS_MAX];
@@ -437,16 +449,13 @@ int daemon_run(struct daemon *d)
 	notify_ready(&d->notify, status);
 	while (!d->stopping) {
 		const uint32_t n_consumed = consume_all(d);
-		const int tick_ms = cache_tick(d->cache),
-			  fidelity_ms = fidelity_tick(d->fidelity, daemon_now_ms());
+		const int tick_ms = sooner(cache_tick(d->cache),
+			sooner(steward_tick(d->steward), fidelity_tick(d->fidelity, daemon_now_ms())));
 		int n, timeout_ms = n_silent ? 1000 : -1;
 		bool slept = false;
 
 		d->board->changed |= n_consumed > 0;
-		if (tick_ms >= 0 && (timeout_ms < 0 || tick_ms < timeout_ms))
-			timeout_ms = tick_ms;
-		if (fidelity_ms >= 0 && (timeout_ms < 0 || fidelity_ms < timeout_ms))
-			timeout_ms = fidelity_ms;
+		timeout_ms = sooner(timeout_ms, tick_ms);
 		publish_all(d);
 		if (n_consumed && d->config->spin_us)
 			busy_until_us = now_us() + d->config->spin_us;
@@ -498,6 +507,7 @@ static void drain(struct daemon *d)
 	d->dirty = NULL;
 	learn_stop(d->learn);
 	fidelity_stop(d->fidelity);
+	steward_stop(d->steward);
 	while (d->sessions || (d->workers && workers_n_busy(d->workers)) ||
 		(d->cache && cache_n_busy(d->cache)) || (d->learn && !learn_is_idle(d->learn)) ||
 		(d->gpu && !gpu_is_idle(d->gpu))) {
@@ -533,6 +543,7 @@ void daemon_fini(struct daemon *d)
 	d->gpu = gpu_free(d->gpu);
 	d->learn = learn_free(d->learn);
 	d->fidelity = fidelity_free(d->fidelity);
+	d->steward = steward_free(d->steward);
 	d->store = store_close(d->store);
 	if (d->cache)
 		cache_attach(d->cache, NULL);

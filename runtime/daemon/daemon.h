@@ -15,6 +15,7 @@
 #include "runtime/daemon/policies.h"
 #include "runtime/daemon/registry.h"
 #include "runtime/daemon/session.h"
+#include "runtime/daemon/steward/steward.h"
 #include "runtime/daemon/worker.h"
 #include "runtime/stats/board.h"
 #include "runtime/stats/exporter.h"
@@ -47,6 +48,7 @@ struct daemon {
 	struct workers *workers;
 	struct learn *learn;
 	struct fidelity *fidelity;
+	struct steward *steward;
 	struct board *board;
 	struct gpu *gpu; /* NULL: none */
 	struct notify notify;
@@ -84,6 +86,7 @@ enum daemon_source {
 	SOURCE_DOORBELL,
 	SOURCE_LEARN,
 	SOURCE_FIDELITY,
+	SOURCE_STEWARD,
 	SOURCE_PROCESS,
 	SOURCE_GPU
 };

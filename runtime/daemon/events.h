@@ -19,7 +19,7 @@ enum event_kind {
 	EVENT_POLICY, /* a policy was changed, or a change was refused */
 	EVENT_ALARM,  /* a figure left its bound, or came back */
 	EVENT_STORE,
-	EVENT_CACHE, /* chunks removed by an operator */
+	EVENT_CACHE, /* chunks removed by an operator; pressure on cold ones */
 	EVENT_MODEL, /* models and transforms */
 	EVENT_KINDS
 };

@@ -197,6 +197,7 @@ static void refresh(struct daemon *d)
 	take_sessions(d, s);
 	s->jobs = workers_n_busy(d->workers);
 	fidelity_gauges(d->fidelity, s);
+	s->pressure = steward_has_pressure(d->steward);
 	s->transforms = registry_n_transforms(d->registry);
 	s->transform_bytes = registry_transform_bytes(d->registry);
 	for (uint32_t i = 0; i < b->n_caches; i++) {

@@ -115,12 +115,17 @@ struct policy_snapshot *policies_now(const struct policies *p, size_t i)
 	return p->list[i].now;
 }
 
-struct policy_snapshot *policies_of(const struct policies *p, const uint8_t id[16])
+size_t policies_number(const struct policies *p, const uint8_t id[16])
 {
 	for (size_t i = 0; i < p->n; i++)
 		if (!memcmp(p->list[i].id, id, 16))
-			return p->list[i].now;
-	return p->list[policies_find(p, "default")].now;
+			return i;
+	return (size_t)policies_find(p, "default");
+}
+
+struct policy_snapshot *policies_of(const struct policies *p, const uint8_t id[16])
+{
+	return p->list[policies_number(p, id)].now;
 }
 
 uint32_t policies_version(const struct policies *p)

@@ -41,8 +41,10 @@ const uint8_t *policies_id(const struct policies *p, size_t i);
 
 /* The snapshot in force, without a reference of the caller's. */
 struct policy_snapshot *policies_now(const struct policies *p, size_t i);
-/* That of a namespace by its id (16 bytes, as frames name it); of "default" for an id that is not configured.
- */
+/* The number of a namespace by its id (16 bytes, as frames name it); of "default" for an id that is not
+ * configured. */
+size_t policies_number(const struct policies *p, const uint8_t id[16]);
+/* Its snapshot. */
 struct policy_snapshot *policies_of(const struct policies *p, const uint8_t id[16]);
 /* The version that was given out last. */
 uint32_t policies_version(const struct policies *p);

@@ -19,6 +19,7 @@
 enum {
 	/* Chunks of one request that may be on their way at once: enough to keep disk and workers busy. */
 	WINDOW = 16,
+	SUCCESSORS = 16,            /* that are looked for, to see whether the window has left a chunk */
 	LAYERS_PER_PHASE_PLAIN = 8, /* of a layerwise GET, where no transform says which layers go together */
 	PHASES_MAX = GEOMETRY_LAYERS_MAX,
 	TRACED_NS = 10000, /* requests that took less leave no span */
@@ -403,6 +404,8 @@ static void put_filled(struct cache_wait *wait, int status)
 		q->bytes += step->frame_bytes;
 		board_encoded(
 			stats_of(q), &step->info, step->n_class, step->job.ended_ns - step->job.started_ns);
+		steward_put(q->daemon->steward, step->entry, q->sqe.preset, step->info.position,
+			step->n_class[TOKEN_WINDOW], q->sqe.position + q->sqe.n_tokens);
 		cache_release(q->daemon->cache, step->entry);
 	}
 	step_end(step, status);
@@ -533,6 +536,31 @@ static void get_run(struct job *job, struct codec *codec)
 			     : -ENOMEM;
 }
 
+/* Where the tokens end that are kept behind this chunk, as far as the request goes; no further than is asked
+ * here. */
+static uint64_t kept_until(const struct request *q, uint32_t chunk)
+{
+	uint32_t n = chunk + 1;
+	struct index_key id;
+
+	for (; n < q->n_chunks && n <= chunk + SUCCESSORS; n++) {
+		chunk_id(q, n, &id);
+		if (!cache_peek(q->daemon->cache, &id))
+			break;
+	}
+	return q->sqe.position + (uint64_t)(n - 1) * q->daemon->config->chunk_tokens + chunk_tokens(q, n - 1);
+}
+
+/* A chunk that was the end of its sequence once may have been passed over when it was that no longer. */
+static void tell_steward(const struct request *q, const struct step *step)
+{
+	if (!step->entry->settled && !step->entry->dead)
+		steward_read(q->daemon->steward, step->entry,
+			q->sqe.position + (uint64_t)step->chunk * q->daemon->config->chunk_tokens +
+				chunk_tokens(q, step->chunk),
+			kept_until(q, step->chunk));
+}
+
 /* The tokens are where they belong, or cannot be had. */
 static void get_end(struct step *step, int status)
 {
@@ -542,6 +570,7 @@ static void get_end(struct step *step, int status)
 		board_decoded(stats_of(q), step->entry->raw_bytes, step->entry->frame_bytes, !q->phase,
 			step->job.ended_ns - step->job.started_ns);
 	if (!status && !q->phase) {
+		tell_steward(q, step);
 		q->daemon->counters.n_get_chunks++;
 		q->bytes += step->entry->frame_bytes;
 	}

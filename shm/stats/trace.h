@@ -13,7 +13,7 @@
 enum { TRACE_EVENTS = 16384 };
 
 /* What a span lies on: a row of the picture. */
-enum trace_track { TRACE_SESSION = 1, TRACE_WORKER = 2, TRACE_STORE = 3 };
+enum trace_track { TRACE_SESSION = 1, TRACE_WORKER = 2, TRACE_STORE = 3, TRACE_UPKEEP = 4 };
 
 /* What was done. Requests have the numbers of enum wire_op. */
 enum trace_name {
@@ -28,6 +28,8 @@ enum trace_name {
 	TRACE_OBSERVE = 9,
 	TRACE_ENCODE = 32,
 	TRACE_DECODE = 33,
+	TRACE_SETTLE = 34,  /* a kept chunk that the window has left behind */
+	TRACE_COARSEN = 35, /* a cold one, under pressure */
 	TRACE_WRITE = 48,
 	TRACE_READ = 49,
 	TRACE_TOMBSTONE = 50, /* the store's part of REMOVE */

@@ -409,6 +409,9 @@ static int kill_clients(int n_kills, unsigned seed)
 	}
 	n_faults += an_honest_one(&d, 4999);
 	n_left = wait_until_alone(&d);
+	/* A session that is gone keeps its memory until its work in flight has ended. */
+	for (int waited = 0; process_size(d.pid).n_memfds != before.n_memfds && waited < 5000; waited += 5)
+		usleep(5000);
 	json_decref(control(&d, "{\"command\":\"drop-pool\"}"));
 	pool_bytes = number(&d, "pool", "used_bytes");
 	after = settled_size(&d);

@@ -208,6 +208,41 @@ static void against_model(void **state)
 	shelf_free(s);
 }
 
+/* What is new and unused first, then what was used, a share of each; what moves on meanwhile loses the walk
+ * its place, and no more. */
+static void from_the_coldest(void **state)
+{
+	struct shelf *s = shelf_new();
+	struct evict_walk w = {0};
+	uint32_t seen[ITEMS + 1] = {0};
+
+	(void)state;
+	assert_int_equal(evict_next_cold(&s->evict, &w, 1), 0);
+	for (uint32_t id = 1; id <= 8; id++)
+		evict_insert(&s->evict, id);
+	for (uint32_t id = 1; id <= 4; id++)
+		evict_touch(&s->evict, id);
+	for (uint32_t i = 0; i < 8; i++)
+		assert_int_equal(evict_next_cold(&s->evict, &w, 1), i < 4 ? 5 + i : i - 3);
+	assert_int_equal(evict_next_cold(&s->evict, &w, 1), 0);
+	/* Again, with its place used, then gone: what comes may come twice, but comes. */
+	assert_int_equal(evict_next_cold(&s->evict, &w, 1), 5);
+	evict_touch(&s->evict, 5);
+	assert_int_equal(evict_next_cold(&s->evict, &w, 1), 6);
+	evict_remove(&s->evict, 6);
+	for (uint32_t id; (id = evict_next_cold(&s->evict, &w, 1));)
+		seen[id]++;
+	for (uint32_t id = 1; id <= 8; id++)
+		assert_int_equal(seen[id], id != 6);
+	/* Nothing of the warmer half. */
+	memset(seen, 0, sizeof seen);
+	for (uint32_t id; (id = evict_next_cold(&s->evict, &w, 0.5));)
+		seen[id]++;
+	assert_int_equal(seen[7] + seen[1] + seen[2], 3);
+	assert_int_equal(seen[8] + seen[3] + seen[4] + seen[5], 0);
+	shelf_free(s);
+}
+
 static void lists(void **state)
 {
 	struct shelf *s = shelf_new();
@@ -238,6 +273,7 @@ int main(void)
 		cmocka_unit_test(chains_go_from_their_ends),
 		cmocka_unit_test(who_may_not_go_stays),
 		cmocka_unit_test(against_model),
+		cmocka_unit_test(from_the_coldest),
 		cmocka_unit_test(lists),
 	};
 

@@ -74,7 +74,7 @@ static void every_key(void **state)
 		"chunk_tokens=64\n"
 		"   workers = 3\n"
 		"\tspin_us: 50\n"
-		"max_clients = 8\nbackend = host\ndevice = 3\ndevice_pool = 2G\ndevice_staging = 64M\n"
+		"max_clients = 8\nupkeep_percent = 40\nbackend = host\ndevice = 3\ndevice_pool = 2G\ndevice_staging = 64M\n"
 		"log_level = debug\n"
 		"[pool] # sizes\n"
 		"size = 3m\n"
@@ -99,6 +99,7 @@ static void every_key(void **state)
 	assert_int_equal(c.workers, 3);
 	assert_int_equal(c.spin_us, 50);
 	assert_int_equal(c.max_clients, 8);
+	assert_int_equal(c.upkeep_percent, 40);
 	assert_string_equal(c.backend, "host");
 	assert_int_equal(c.device, 3);
 	assert_int_equal(c.device_pool, 2ull << 30);

@@ -222,10 +222,20 @@ static void against_model(void **state)
 		} else if (n_held) {
 			struct held *h = &held[(uint32_t)rand_r(&seed) % n_held];
 			size_t first = (size_t)(h->addr - (char *)range) / PAGE;
+			const size_t n = (h->len + PAGE - 1) / PAGE;
 
-			pool_release(p, h->addr, h->len);
-			memset(&m.used[first], false, (h->len + PAGE - 1) / PAGE);
-			*h = held[--n_held];
+			if (rand_r(&seed) % 3 == 0) {
+				const size_t shorter = (size_t)rand_r(&seed) % h->len + 1;
+				const size_t left = (shorter + PAGE - 1) / PAGE;
+
+				pool_shrink(p, h->addr, h->len, shorter);
+				memset(&m.used[first + left], false, n - left);
+				h->len = shorter;
+			} else {
+				pool_release(p, h->addr, h->len);
+				memset(&m.used[first], false, n);
+				*h = held[--n_held];
+			}
 		}
 		model_find(&m, 1);
 		for (uint32_t i = 0; i < MODEL_PAGES; i++)

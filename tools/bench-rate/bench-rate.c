@@ -12,13 +12,14 @@
 #include <unistd.h>
 
 #include "tools/bench-rate/calibration-text.h"
+#include "tools/bench-rate/results/classes-report.h"
 #include "tools/bench-rate/results/report.h"
 #include "tools/bench.h"
 #include "tools/cistern.h"
 #include "tools/demo-prompts.h"
 #include "tools/private-daemon.h"
 
-enum { CODECS_MAX = 8, CASES_MAX = CODECS_MAX * UNDER_TEST_RUNGS_MAX + 16, EXIT_INTERRUPTED = 130 };
+enum { CODECS_MAX = 32, CASES_MAX = CODECS_MAX * UNDER_TEST_RUNGS_MAX + 16, EXIT_INTERRUPTED = 130 };
 
 static const char usage[] =
 	"Usage: cistern bench rate [--json] [--quick] [--no-sinks] [--no-window] [options]\n"
@@ -32,6 +33,10 @@ static const char usage[] =
 	"      --quick       few prompts, little calibration: does it work at all; its figures are rough\n"
 	"      --no-sinks    code the first tokens as well, and show what keeping them is worth\n"
 	"      --no-window   the same for the last tokens\n"
+	"      --classes     Cistern alone, and with salient and redundant tokens by how the basis fits "
+	"them, by how\n"
+	"                    their neighbours foretell them, and by chance: against plain tokens at equal "
+	"bytes\n"
 	"      --model DIR   the model's folder (default: the one this was built with, or $CISTERN_MODEL)\n"
 	"      --texts N     texts with their continuation (default 24)\n"
 	"      --recalls N   prompts with records to be recalled (default 24)\n"
@@ -54,7 +59,7 @@ static void on_signal(int signal)
 }
 
 struct arguments {
-	bool json, quick, no_sinks, no_window;
+	bool json, quick, no_sinks, no_window, classes;
 	const char *model;
 	uint32_t n_texts, n_recalls, n_sequences, layers_per_group;
 };
@@ -110,21 +115,53 @@ static void add_unprotected(struct bench *b, struct under_test *u)
 	}
 }
 
-static int make_cases(struct bench *b)
+/* Each signal, and its opposite: a tenth finer, a quarter a little finer, a third coarser, and both. */
+static int make_classes(struct bench *b)
+{
+	static const struct class_rule shapes[] = {{.salient_share = 0.1, .finer = 2},
+		{.redundant_share = 0.3, .coarser = 1},
+		{.salient_share = 0.1, .finer = 2, .redundant_share = 0.3, .coarser = 1}};
+	static const struct class_rule signals[] = {{.signal = CLASS_BY_CHANCE}, {.signal = CLASS_BY_FIT},
+		{.signal = CLASS_BY_FIT, .reversed = true}, {.signal = CLASS_BY_NEIGHBOURS},
+		{.signal = CLASS_BY_NEIGHBOURS, .reversed = true}};
+	int r = under_test_cistern(b->learning, &b->codecs[b->n_codecs]);
+
+	b->n_codecs += r == 0;
+	for (size_t i = 0; i < sizeof signals / sizeof *signals && r == 0; i++)
+		for (size_t k = 0; k < sizeof shapes / sizeof *shapes && r == 0; k++) {
+			struct class_rule rule = shapes[k];
+
+			rule.signal = signals[i].signal;
+			rule.reversed = signals[i].reversed;
+			r = under_test_cistern_classes(b->learning, &rule, &b->codecs[b->n_codecs]);
+			b->n_codecs += r == 0;
+		}
+	return r;
+}
+
+static int make_codecs(struct bench *b)
 {
 	static int (*const makers[])(const struct learning *l, struct under_test **out) = {under_test_cistern,
 		under_test_cistern_deflate, under_test_kvtc, under_test_kvtc_pooled, under_test_kvtc_whole,
 		under_test_uniform, under_test_fp8};
 	int r = 0;
 
-	b->cases = calloc(CASES_MAX, sizeof *b->cases);
-	if (!b->cases)
-		return -ENOMEM;
 	for (size_t i = 0; i < sizeof makers / sizeof *makers && r == 0; i++) {
 		r = makers[i](b->learning, &b->codecs[b->n_codecs]);
 		b->n_codecs += r == 0;
 		r = r == -ENOENT ? 0 : r;
 	}
+	return r;
+}
+
+static int make_cases(struct bench *b)
+{
+	int r;
+
+	b->cases = calloc(CASES_MAX, sizeof *b->cases);
+	if (!b->cases)
+		return -ENOMEM;
+	r = b->a.classes ? make_classes(b) : make_codecs(b);
 	for (size_t i = 0; i < b->n_codecs; i++)
 		for (size_t rung = 0; rung < b->codecs[i]->n_rungs; rung++)
 			add_case(b, b->codecs[i], rung, &b->policy, NULL);
@@ -224,7 +261,9 @@ static int report(struct bench *b, double seconds)
 		else
 			points[results.n_points++] = f;
 	}
-	if (points && unprotected && b->a.json)
+	if (points && b->a.classes)
+		classes_report(points, results.n_points, b->a.json);
+	else if (points && unprotected && b->a.json)
 		print_json(rate_json(&results));
 	else if (points && unprotected)
 		rate_table(&results);
@@ -249,9 +288,10 @@ static int parse(struct arguments *a, int argc, char **argv)
 {
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
 		{"quick", no_argument, NULL, 'q'}, {"no-sinks", no_argument, NULL, 's'},
-		{"no-window", no_argument, NULL, 'w'}, {"model", required_argument, NULL, 'm'},
-		{"texts", required_argument, NULL, 't'}, {"recalls", required_argument, NULL, 'r'},
-		{"layers-per-group", required_argument, NULL, 'l'}, {"help", no_argument, NULL, 'h'}, {0}};
+		{"no-window", no_argument, NULL, 'w'}, {"classes", no_argument, NULL, 'c'},
+		{"model", required_argument, NULL, 'm'}, {"texts", required_argument, NULL, 't'},
+		{"recalls", required_argument, NULL, 'r'}, {"layers-per-group", required_argument, NULL, 'l'},
+		{"help", no_argument, NULL, 'h'}, {0}};
 	int option, r = 0;
 
 	optind = 1;
@@ -265,6 +305,7 @@ static int parse(struct arguments *a, int argc, char **argv)
 			break;
 		case 's': a->no_sinks = true; break;
 		case 'w': a->no_window = true; break;
+		case 'c': a->classes = true; break;
 		case 'm': a->model = optarg; break;
 		case 't': r = bench_parse_natural("rate", optarg, 1, 100, &a->n_texts); break;
 		case 'r': r = bench_parse_natural("rate", optarg, 1, 200, &a->n_recalls); break;

@@ -53,6 +53,8 @@ static const char *name_of(uint32_t name)
 	case TRACE_OBSERVE: return "OBSERVE";
 	case TRACE_ENCODE: return "encode";
 	case TRACE_DECODE: return "decode";
+	case TRACE_SETTLE: return "settle";
+	case TRACE_COARSEN: return "coarsen";
 	case TRACE_WRITE: return "write";
 	case TRACE_READ: return "read";
 	case TRACE_TOMBSTONE: return "remove";
@@ -67,6 +69,7 @@ static const char *track_name(uint32_t track)
 	case TRACE_SESSION: return "session";
 	case TRACE_WORKER: return "codec";
 	case TRACE_STORE: return "disk";
+	case TRACE_UPKEEP: return "upkeep";
 	default: return "other";
 	}
 }

@@ -362,6 +362,7 @@ void cache_found(void *arg, const struct store_record *record)
 	if (!e)
 		return; /* out of memory: the record is as good as not there */
 	describe(c, e, record);
+	e->preset = INDEX_PRESET_UNKNOWN;
 	link_parent(c, e, record->parent);
 	if (!e->parent && c->n_orphans == c->orphans_capacity) {
 		const size_t more = c->orphans_capacity * 2 + 256;
@@ -543,7 +544,8 @@ int cache_replace(struct cache *c, struct index_entry *e, uint8_t *frame, size_t
 
 	if (e->dead || !e->record || e->n_users != 1 || e->writing || e->reading)
 		return -EBUSY;
-	if (make_room(c, share, record_bytes(frame_bytes), false, &record))
+	record = e->record;
+	if (after > before && make_room(c, share, record_bytes(frame_bytes), false, &record))
 		return -ENOSPC;
 	store_describe(e->record, &what);
 	if (e->page) {
@@ -556,7 +558,10 @@ int cache_replace(struct cache *c, struct index_entry *e, uint8_t *frame, size_t
 	tell_gone(c, e);
 	unqueue_write(c, e);
 	count(c, e, -1);
-	pool_release(c->pool, e->record, record_bytes(e->frame_bytes));
+	if (record == e->record)
+		pool_shrink(c->pool, record, before, after);
+	else
+		pool_release(c->pool, e->record, before);
 	what.frame_bytes = frame_bytes;
 	memcpy(what.transform, transform, 16);
 	store_draft(record, &what);
@@ -570,10 +575,23 @@ int cache_replace(struct cache *c, struct index_entry *e, uint8_t *frame, size_t
 	e->frame_bytes = (uint32_t)frame_bytes;
 	evict_resized(&c->in_pool, index_number(c->index, e), before);
 	index_set_transform(c->index, e, transform);
+	e->coarse_in_vain = 0;
 	count(c, e, 1);
 	c->stats.n_replaced++;
 	queue_write(c, e);
 	return 0;
+}
+
+struct index_entry *cache_next_cold(struct cache *c, struct evict_walk *walk, double share)
+{
+	const uint32_t id = evict_next_cold(&c->in_pool, walk, share);
+
+	return id ? index_at(c->index, id) : NULL;
+}
+
+struct index_entry *cache_parent(struct cache *c, const struct index_entry *e)
+{
+	return e->parent ? index_at(c->index, e->parent) : NULL;
 }
 
 void cache_fetch(struct cache *c, struct index_entry *e, struct cache_wait *wait)

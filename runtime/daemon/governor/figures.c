@@ -2,18 +2,32 @@
 
 #include <math.h>
 
+/* As the header has it, in f32. */
+static bool passes(const struct policy *p, float error)
+{
+	return p->max_error > 0 && (double)error > p->max_error * 1.000001;
+}
+
 void figures_frame(struct figures *f, const struct policy *p, const struct frame_info *info)
 {
 	for (int i = 0; i < GEOMETRY_PLANES_MAX; i++) {
 		f->error[i] += (f->n_chunks ? 1.0 / FIGURES_CHUNKS : 1) *
 			       ((double)info->error[i].mean - f->error[i]);
 		f->worst[i] = fmax(f->worst[i], (double)info->error[i].max);
-		/* As the header has it, in f32. */
-		f->n_violations += p->max_error > 0 && (double)info->error[i].max > p->max_error * 1.000001;
+		f->n_violations += passes(p, info->error[i].max);
 	}
 	f->n_chunks++;
 	f->n_tokens += info->n_tokens;
 	f->n_raw += info->n_raw;
+}
+
+void figures_remade(struct figures *f, const struct policy *p, const struct frame_info *before,
+	const struct frame_info *info)
+{
+	for (int i = 0; i < GEOMETRY_PLANES_MAX; i++) {
+		f->worst[i] = fmax(f->worst[i], (double)info->error[i].max);
+		f->n_violations += info->error[i].max > before->error[i].max && passes(p, info->error[i].max);
+	}
 }
 
 void figures_attention(struct figures *f, const struct attention_error *e)

@@ -31,6 +31,10 @@ struct figures {
 
 /* A frame was made under this policy. */
 void figures_frame(struct figures *f, const struct policy *p, const struct frame_info *info);
+/* A kept frame was made anew under this policy. What it had lost before is not held against it: the bound may
+ * have been another then. */
+void figures_remade(struct figures *f, const struct policy *p, const struct frame_info *before,
+	const struct frame_info *info);
 /* A chunk's attention was compared. */
 void figures_attention(struct figures *f, const struct attention_error *e);
 

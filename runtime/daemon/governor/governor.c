@@ -210,18 +210,24 @@ static bool is_lesson(const struct insight *i)
 	return i->n_chunks <= LESSONS_FIRST || i->n_chunks % LESSON_EVERY == 0;
 }
 
+void governor_recall(struct governor *g, const struct model *model, const struct index_key *id,
+	uint32_t n_tokens, struct sinks_detector **detector, float **seen)
+{
+	const struct insight *i = insight_of(g, model);
+	const float *kept = attention_resting(g->attention, id, n_tokens);
+
+	*detector = i ? sinks_detector_ref(i->detector) : NULL;
+	*seen = kept ? malloc(2 * (size_t)n_tokens * sizeof **seen) : NULL;
+	if (*seen)
+		memcpy(*seen, kept, 2 * (size_t)n_tokens * sizeof **seen);
+}
+
 static void plan_evidence(
 	struct governor *g, const struct index_key *id, uint32_t n_tokens, struct plan *plan)
 {
-	const float *seen = attention_resting(g->attention, id, n_tokens);
 	const struct record *record = records_find(g->records, id);
 
-	plan->detector = sinks_detector_ref(plan->insight->detector);
-	if (seen) {
-		plan->seen = malloc(2 * (size_t)n_tokens * sizeof *plan->seen);
-		if (plan->seen)
-			memcpy(plan->seen, seen, 2 * (size_t)n_tokens * sizeof *plan->seen);
-	}
+	governor_recall(g, plan->insight->model, id, n_tokens, &plan->detector, &plan->seen);
 	if (record && record->n_tokens == n_tokens) {
 		plan->before = malloc(n_tokens);
 		for (uint32_t t = 0; plan->before && t < n_tokens; t++)
@@ -406,6 +412,20 @@ void governor_note(struct governor *g, struct plan *plan, const struct frame_inf
 		records_add(g->records, plan->record);
 		plan->record = NULL;
 	}
+}
+
+void governor_settled(struct governor *g, const struct index_key *id, const struct settled *s)
+{
+	records_settle(g->records, id, s);
+}
+
+void governor_remade(struct governor *g, uint32_t tenant, const struct model *model, const struct policy *p,
+	const struct frame_info *before, const struct frame_info *info)
+{
+	struct tenancy *t = tenancy_of(g, tenant, model);
+
+	if (t)
+		figures_remade(&t->figures, p, before, info);
 }
 
 void plan_end(struct plan *plan)

@@ -79,6 +79,17 @@ void governor_saw(struct governor *g, const struct index_key *id, const float *r
 struct detection *governor_lend_detection(struct governor *g);
 void governor_return_detection(struct governor *g, struct detection *detection);
 
+/* For judging a kept chunk once more, what is known by now: its model's detector, with a reference, or NULL;
+ * the attention that was seen, [2, n_tokens], a copy that is the caller's, or NULL. */
+void governor_recall(struct governor *g, const struct model *model, const struct index_key *id,
+	uint32_t n_tokens, struct sinks_detector **detector, float **seen);
+/* A kept chunk was settled. */
+void governor_settled(struct governor *g, const struct index_key *id, const struct settled *s);
+/* The frame of a kept chunk, whose header was `before`, was made anew under p: is the bound still kept? What
+ * the frame had lost already is not held against it: the bound may have been another then. */
+void governor_remade(struct governor *g, uint32_t tenant, const struct model *model, const struct policy *p,
+	const struct frame_info *before, const struct frame_info *info);
+
 /* Decisions kept of the last chunks. */
 const struct records *governor_records(const struct governor *g);
 /* By namespace and model: what is achieved, errors, alarms; and what is known of each model's sinks. */

@@ -81,6 +81,32 @@ void records_compared(struct records *r, const struct index_key *id, const struc
 		record->attention = *e;
 }
 
+static int by_token(const void *a, const void *b)
+{
+	const struct sinks_finding *x = a, *y = b;
+
+	return (x->token > y->token) - (x->token < y->token);
+}
+
+void records_settle(struct records *r, const struct index_key *id, const struct settled *s)
+{
+	struct record *record = (struct record *)records_find(r, id);
+	struct sinks_finding *more;
+
+	if (!record || record->n_tokens != s->info.n_tokens)
+		return;
+	more = realloc(record->findings, ((size_t)record->n_findings + s->n_findings + 1) * sizeof *more);
+	if (!more)
+		return;
+	record->findings = more;
+	memcpy(more + record->n_findings, s->findings, s->n_findings * sizeof *more);
+	record->n_findings += s->n_findings;
+	qsort(more, record->n_findings, sizeof *more, by_token);
+	memcpy(record->classes, s->classes, record->n_tokens);
+	record->policy_version = s->info.policy_version;
+	record->n_settled += s->n_left;
+}
+
 const struct record *records_at(const struct records *r, size_t i)
 {
 	return r->ring[(r->next + RECORDS_KEPT - 1 - i) % RECORDS_KEPT];

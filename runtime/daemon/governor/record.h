@@ -10,6 +10,7 @@
 #include "policy/sinks/view.h"
 #include "runtime/attention-error.h"
 #include "runtime/index.h"
+#include "runtime/settle.h"
 
 enum { RECORDS_KEPT = 256 };
 
@@ -30,6 +31,7 @@ struct record {
 	struct sinks_finding *findings;
 	uint32_t n_findings;
 	struct attention_error attention; /* as compared last; n_compared 0: it never was */
+	uint32_t n_settled;               /* tokens that have left the window since, and were judged again */
 };
 
 /* For a chunk of n_tokens. NULL: out of memory. */
@@ -46,6 +48,9 @@ void records_add(struct records *r, struct record *record);
 void records_compared(struct records *r, const struct index_key *id, const struct attention_error *e);
 /* NULL: none is kept of that chunk. */
 const struct record *records_find(const struct records *r, const struct index_key *id);
+/* The chunk of a record was settled: its findings and classes are the record's now. Nothing happens when none
+ * is kept of that chunk, or there is no memory. */
+void records_settle(struct records *r, const struct index_key *id, const struct settled *s);
 /* One whose key begins with these bytes, the newest; NULL: none. */
 const struct record *records_find_prefix(const struct records *r, const uint8_t *key, size_t len);
 /* The i-th of RECORDS_KEPT, the newest first; NULL: there are not so many. */

@@ -14,7 +14,7 @@ struct cistern_codec {
 	enum codec_entropy entropy;
 };
 
-static int count_bytes(const uint8_t *data, size_t len, struct coded_bytes *out)
+int cistern_frame_bytes(const uint8_t *data, size_t len, struct coded_bytes *out)
 {
 	struct frame_section *sections = calloc(SECTIONS_MAX, sizeof *sections);
 	struct frame_info info;
@@ -45,7 +45,7 @@ static int code(struct under_test *u, size_t rung, const struct codec_chunk *chu
 
 	if (r < 0)
 		return r;
-	r = count_bytes(data, len, out);
+	r = cistern_frame_bytes(data, len, out);
 	if (r == 0)
 		r = codec_decode(c->codec, data, len, c->l->transform, chunk, 0, chunk->geometry->n_layers);
 	free(data);

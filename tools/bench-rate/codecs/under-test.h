@@ -40,6 +40,21 @@ extern const float under_test_ratios[8];
 int under_test_cistern(const struct learning *l, struct under_test **out);
 /* The same levels in DEFLATE streams. */
 int under_test_cistern_deflate(const struct learning *l, struct under_test **out);
+/* Salient and redundant tokens, by a signal that the chunk itself gives. */
+enum class_signal { CLASS_BY_CHANCE, CLASS_BY_FIT, CLASS_BY_NEIGHBOURS };
+struct class_rule {
+	enum class_signal signal;
+	bool reversed; /* the other end of the order is salient */
+	double salient_share, redundant_share;
+	uint32_t finer, coarser; /* rungs */
+};
+/* Measured at a few rungs in the middle of the ladder. */
+enum { CLASSES_FIRST_RUNG = 3, CLASSES_RUNGS = 3 };
+/* -ENOENT: the transform has no such rungs. */
+int under_test_cistern_classes(
+	const struct learning *l, const struct class_rule *rule, struct under_test **out);
+/* What a frame of ours takes, by the rules of struct coded_bytes. -EBADMSG; -ENOMEM. */
+int cistern_frame_bytes(const uint8_t *data, size_t len, struct coded_bytes *out);
 /* Plain KVTC in Cistern's layer groups. */
 int under_test_kvtc(const struct learning *l, struct under_test **out);
 /* The same with one budget for keys and values (and all groups), divided where it does most good. Not the
