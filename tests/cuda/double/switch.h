@@ -8,8 +8,20 @@
 #include <stddef.h>
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
+
+/* A stack that was left for good still has the red zones of the frames that were on it. */
+static inline void stack_clear(char *stack, size_t len)
+{
+#ifdef __SANITIZE_ADDRESS__
+	__asan_unpoison_memory_region(stack, len);
+#else
+	(void)stack;
+	(void)len;
+#endif
+}
 
 #ifdef __x86_64__
 
@@ -48,6 +60,7 @@ static inline void stack_context_make(struct stack_context *c, char *stack, size
 	 * multiple of 16. */
 	void **sp = reinterpret_cast<void **>(stack + len) - 1;
 
+	stack_clear(stack, len);
 	*sp = nullptr;
 	*--sp = reinterpret_cast<void *>(entry);
 	for (int i = 0; i < 6; i++)
@@ -69,6 +82,7 @@ struct stack_context {
 
 static inline void stack_context_make(struct stack_context *c, char *stack, size_t len, void (*entry)())
 {
+	stack_clear(stack, len);
 	getcontext(&c->context);
 	c->context.uc_stack.ss_sp = stack;
 	c->context.uc_stack.ss_size = len;
