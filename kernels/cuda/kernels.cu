@@ -8,3 +8,5 @@
 #include "kernels/cuda/trellis.cu"
 #include "kernels/cuda/rans.cu"
 #include "kernels/cuda/raw.cu"
+
+#include "kernels/cuda/deflate.cu"
