@@ -10,3 +10,4 @@
 #include "kernels/cuda/raw.cu"
 
 #include "kernels/cuda/deflate.cu"
+#include "kernels/cuda/inflate.cu"
