@@ -11,3 +11,4 @@
 
 #include "kernels/cuda/deflate.cu"
 #include "kernels/cuda/inflate.cu"
+#include "kernels/cuda/xxh3.cu"
