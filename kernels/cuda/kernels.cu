@@ -12,3 +12,4 @@
 #include "kernels/cuda/deflate.cu"
 #include "kernels/cuda/inflate.cu"
 #include "kernels/cuda/xxh3.cu"
+#include "kernels/cuda/statistics.cu"
