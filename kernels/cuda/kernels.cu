@@ -13,3 +13,4 @@
 #include "kernels/cuda/inflate.cu"
 #include "kernels/cuda/xxh3.cu"
 #include "kernels/cuda/statistics.cu"
+#include "kernels/cuda/attention.cu"
