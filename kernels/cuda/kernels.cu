@@ -14,3 +14,4 @@
 #include "kernels/cuda/xxh3.cu"
 #include "kernels/cuda/statistics.cu"
 #include "kernels/cuda/attention.cu"
+#include "kernels/cuda/covariance.cu"
