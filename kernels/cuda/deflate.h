@@ -1,22 +1,22 @@
 /*
  * Raw DEFLATE (RFC 1951) of many independent byte streams at once, one thread block each: what zlib inflates.
- * Literals only: Huffman coding is where the gain is (docs/cuda-kernels.md has what matches would add). A
- * stream is cut into DEFLATE blocks of DEFLATE_BLOCK_BYTES, so that the codes follow what changes along it;
- * each block is stored, or has the fixed codes, or codes of its own, whichever is smallest.
+ * Literals only: matches would add next to nothing (docs/cuda-kernels.md has the figures). A stream is cut
+ * into DEFLATE blocks of DEFLATE_BLOCK_BYTES, so that the codes follow what changes along it; each block is
+ * stored, or has the fixed codes, or codes of its own, whichever is smallest.
  *
- * Traffic: n bytes read twice (counting, then coding; the second time mostly from L2), the output written
- * once. The floor is far from memory's: at 20 GB/s an SM of 132 at 1.7 GHz has 11 cycles for a byte. What a
- * block of 32 KiB costs a thread block:
- * - counting: 2,048 warp-wide additions to shared memory, each about as many cycles as its most frequent byte
- *   has lanes (5 to 10): 10 to 20 thousand cycles of the SM's shared-memory pipe;
- * - coding: 2,048 look-ups in the code table and about 800 additions to the staged words, each warp-wide,
- *   again 10 to 20 thousand cycles;
- * - one thread makes the Huffman tree: 256 steps of some 100 cycles, and the header 300 steps of some 40: 40
- *   thousand cycles of latency, during which the SM's other thread blocks work.
- * So the pipe limits an SM to 32 KiB in 20 to 40 thousand cycles, 0.8 to 1.6 bytes a cycle, 180 to 360 GB/s
- * on 132 SMs; and latency, 100 thousand cycles for each of 8 resident blocks, to 2.6 bytes a cycle. A stream
- * of 4 KiB has the tree's 40 thousand cycles to itself: 8 blocks in 50 thousand cycles are 0.65 bytes a
- * cycle, 145 GB/s. Fewer streams than 8 a SM fall in proportion. These are counts, not measurements.
+ * Traffic: n bytes read twice (counting, then coding, when they are in L1 or L2), the output written once.
+ * The floor is far from memory's: 20 GB/s are 0.089 bytes a cycle and SM (132 SMs at 1.7 GHz), 46 thousand
+ * cycles of an SM for a block of 4 KiB. What a block costs its thread block:
+ * - counting: 128 warp-wide additions to shared memory, each about as many cycles as its most frequent byte
+ * has lanes (5 to 10), and as many look-ups in the code table, twice, with some 50 additions to the staged
+ * words of a few cycles each: 3 thousand cycles of the SM's shared-memory pipe;
+ * - ranks and codes: two loops over 257 symbols by 128 threads, some 4 thousand cycles of issue;
+ * - one thread makes the Huffman tree, in up to 256 steps of some 100 cycles and as many of some 130 for the
+ *   depths; and the runs of the header, 258 steps of some 45: 70 thousand cycles of latency when all 256
+ * values occur, during which the SM's other thread blocks work. 10 thread blocks fit an SM (48 registers a
+ * thread, 10 KB of shared memory): 10 blocks in 80 thousand cycles, 0.5 bytes a cycle, 110 GB/s on 132 SMs;
+ * with fewer streams than 10 an SM, in proportion: 240 streams are 20 GB/s. These are counts, not
+ * measurements.
  */
 #ifndef KERNELS_CUDA_DEFLATE_H
 #define KERNELS_CUDA_DEFLATE_H

@@ -49,36 +49,43 @@ struct inflate_group {
 struct inflate_input {
 	const uint8_t *in;
 	uint32_t n_bytes;
-	uint32_t skew;  /* bytes of the first aligned word that come before the input */
-	uint32_t next;  /* word to be read */
-	uint32_t limit; /* once next is over it, bits were used that there are none of */
+	uint32_t skew;           /* bytes of the first aligned word that come before the input */
+	const uint32_t *words;   /* aligned, of the input but for skew bytes */
+	uint32_t first, n_whole; /* from the first on, words that are all input */
+	uint32_t next;           /* word to be read */
+	uint32_t limit;          /* once next is over it, bits were used that there are none of */
 	uint32_t ahead;
 	uint32_t n_held;
 	uint64_t held;
 };
 
-/* Aligned word w; what lies outside the input is zero. */
+/* Word w; what lies outside the input is zero. */
 static __device__ uint32_t inflate_word(const struct inflate_input *r, uint32_t w)
 {
-	const int64_t from = (int64_t)w * 4 - r->skew;
 	uint32_t word = 0;
 
-	if (from >= 0 && from + 4 <= (int64_t)r->n_bytes)
-		return *(const uint32_t *)(r->in + from);
-	for (int64_t i = 0; i < 4; i++)
-		if (from + i >= 0 && from + i < (int64_t)r->n_bytes)
-			word |= (uint32_t)r->in[from + i] << 8 * i;
+	if (w - r->first < r->n_whole)
+		return r->words[w];
+#pragma unroll 1
+	for (int i = 0; i < 4; i++) {
+		const int64_t at = (int64_t)w * 4 + i - r->skew;
+
+		if (at >= 0 && at < (int64_t)r->n_bytes)
+			word |= (uint32_t)r->in[at] << 8 * i;
+	}
 	return word;
 }
 
-/* At least 33 bits are held after it. */
-static __device__ void inflate_refill(struct inflate_input *r)
+/* At least 33 bits are held after it. False: bits past the end have been used. */
+static __device__ bool inflate_refill(struct inflate_input *r)
 {
 	if (r->n_held <= 32) {
 		r->held |= (uint64_t)r->ahead << r->n_held;
 		r->n_held += 32;
 		r->ahead = inflate_word(r, r->next++);
+		return r->next <= r->limit;
 	}
+	return true;
 }
 
 static __device__ uint32_t inflate_bits(struct inflate_input *r, uint32_t n)
@@ -108,6 +115,10 @@ static __device__ void inflate_open(struct inflate_input *r, const uint8_t *in, 
 	r->in = in;
 	r->n_bytes = n_bytes;
 	r->skew = (uint32_t)((uintptr_t)in & 3);
+	r->words = (const uint32_t *)(in - r->skew);
+	r->first = r->skew ? 1 : 0;
+	r->n_whole = (uint32_t)(((uint64_t)r->skew + n_bytes) / 4);
+	r->n_whole -= r->n_whole ? r->first : 0;
 	/* One word is ahead, two are held. */
 	r->limit = (uint32_t)(((uint64_t)r->skew + n_bytes + 3) / 4) + 3;
 	inflate_seek(r, 0);
@@ -249,8 +260,7 @@ static __device__ uint32_t inflate_read_lengths(struct inflate_input *r, struct 
 	while (i < n_literals + n_distances) {
 		uint32_t entry, n = 1;
 
-		inflate_refill(r);
-		if (r->next > r->limit)
+		if (!inflate_refill(r))
 			return DEFLATE_CUT_SHORT;
 		entry = table[(uint32_t)r->held & ((1u << INFLATE_RUN_BITS) - 1)];
 		if (!entry || (entry >> 3 == 16 && i == 0))
@@ -271,25 +281,46 @@ static __device__ uint32_t inflate_read_lengths(struct inflate_input *r, struct 
 
 /* ---- Symbols. */
 
-/* What was inflated: n bytes; of these the last n % 4 are in word only. */
+/* What was inflated: n bytes; of these the last n % 4 are in word only, the last of them in its highest byte.
+ */
 struct inflate_output {
 	uint8_t *out;
 	uint32_t room, n, word;
 };
 
+static __device__ void inflate_append(struct inflate_output *o, uint32_t byte)
+{
+	o->word = __byte_perm(o->word, byte, 0x4321);
+}
+
 /* Writes what is in word only. One lane. */
 static __device__ void inflate_settle(const struct inflate_output *o)
 {
-	for (uint32_t i = 0; i < o->n % 4; i++)
-		o->out[o->n / 4 * 4 + i] = (uint8_t)(o->word >> 8 * i);
+	const uint32_t n = o->n % 4;
+
+	for (uint32_t i = 0; i < n; i++)
+		o->out[o->n - n + i] = (uint8_t)(o->word >> 8 * (4 - n + i));
 }
 
 /* The inverse, after others have written. */
 static __device__ void inflate_resume(struct inflate_output *o)
 {
-	o->word = 0;
-	for (uint32_t i = 0; i < o->n % 4; i++)
-		o->word |= (uint32_t)o->out[o->n / 4 * 4 + i] << 8 * i;
+	const uint32_t n = o->n % 4;
+
+	for (uint32_t i = 0; i < n; i++)
+		inflate_append(o, o->out[o->n - n + i]);
+}
+
+/* Room is looked at when a word is full, and when literals come to an end: until then no byte past it is
+ * written. */
+static __device__ bool inflate_fits(struct inflate_output *o)
+{
+	if (o->n <= o->room)
+		return true;
+	/* The bytes that fit are in word still. */
+	for (; o->n > o->room; o->n--)
+		o->word <<= 8;
+	return false;
 }
 
 struct inflate_match {
@@ -305,10 +336,13 @@ static __device__ uint32_t inflate_read_match(struct inflate_input *r, const str
 
 	if (symbol >= INFLATE_LITERALS_MAX)
 		return DEFLATE_DAMAGED;
+	if (!inflate_refill(r))
+		return DEFLATE_CUT_SHORT;
 	match->length = s < 8 ? 3 + s : s == 28 ? 258 : 3 + ((4 + s % 4) << (s / 4 - 1));
 	if (s >= 8 && s < 28)
 		match->length += inflate_bits(r, s / 4 - 1);
-	inflate_refill(r);
+	if (!inflate_refill(r))
+		return DEFLATE_CUT_SHORT;
 	entry = t->distance[(uint32_t)r->held & ((1u << INFLATE_DISTANCE_BITS) - 1)];
 	if (!entry)
 		entry = inflate_long(
@@ -325,35 +359,47 @@ static __device__ uint32_t inflate_read_match(struct inflate_input *r, const str
 	return match->length > o->room - o->n ? DEFLATE_OVERFLOW : DEFLATE_DONE;
 }
 
-/* One lane decodes up to the next match (length over 0) or the end of the block (0). */
+/* The entry of the symbol that comes next; 0: there is none such. */
+static __device__ uint32_t inflate_symbol(const struct inflate_input *r, const struct inflate_tables *t)
+{
+	return t->literal[(uint32_t)r->held & ((1u << INFLATE_LITERAL_BITS) - 1)];
+}
+
+/* One lane decodes up to the next match (length over 0) or the end of the block (0). Two literals, 30 bits at
+ * most, for every look at how many bits are held. */
 static __device__ uint32_t inflate_literals(struct inflate_input *r, const struct inflate_tables *t,
 	struct inflate_output *o, struct inflate_match *match)
 {
 	match->length = 0;
 	for (;;) {
-		uint32_t entry, symbol;
+		if (!inflate_refill(r))
+			return inflate_fits(o) ? DEFLATE_CUT_SHORT : DEFLATE_OVERFLOW;
+#pragma unroll
+		for (int k = 0; k < 2; k++) {
+			uint32_t entry = inflate_symbol(r, t);
 
-		inflate_refill(r);
-		if (r->next > r->limit)
-			return DEFLATE_CUT_SHORT;
-		entry = t->literal[(uint32_t)r->held & ((1u << INFLATE_LITERAL_BITS) - 1)];
-		if (!entry)
-			entry = inflate_long(
-				&t->literal_code, t->literal_sorted, INFLATE_LITERAL_BITS, (uint32_t)r->held);
-		if (!entry)
-			return DEFLATE_DAMAGED;
-		inflate_bits(r, entry & 15);
-		symbol = entry >> 4;
-		if (symbol == INFLATE_END)
-			return DEFLATE_DONE;
-		if (symbol > INFLATE_END)
-			return inflate_read_match(r, t, symbol, o, match);
-		if (o->n == o->room)
-			return DEFLATE_OVERFLOW;
-		o->word |= symbol << 8 * (o->n % 4);
-		if (++o->n % 4 == 0) {
-			((uint32_t *)o->out)[o->n / 4 - 1] = o->word;
-			o->word = 0;
+			/* Neither 0 nor a symbol past the literals. */
+			if (entry - 1 >= (INFLATE_END << 4) - 1) {
+				if (!entry)
+					entry = inflate_long(&t->literal_code, t->literal_sorted,
+						INFLATE_LITERAL_BITS, (uint32_t)r->held);
+				if (entry == 0 || entry >> 4 >= INFLATE_END) {
+					inflate_bits(r, entry & 15);
+					if (!inflate_fits(o))
+						return DEFLATE_OVERFLOW;
+					if (entry >> 4 == INFLATE_END)
+						return DEFLATE_DONE;
+					return entry ? inflate_read_match(r, t, entry >> 4, o, match)
+						     : DEFLATE_DAMAGED;
+				}
+			}
+			inflate_bits(r, entry & 15);
+			inflate_append(o, entry >> 4);
+			if (++o->n % 4 == 0) {
+				if (!inflate_fits(o))
+					return DEFLATE_OVERFLOW;
+				((uint32_t *)o->out)[o->n / 4 - 1] = o->word;
+			}
 		}
 	}
 }
@@ -449,10 +495,11 @@ static __device__ uint32_t inflate_begin(struct inflate_group g, struct inflate_
 	uint32_t status = DEFLATE_DONE;
 
 	if (g.lane == 0) {
-		inflate_refill(r);
+		const bool more = inflate_refill(r);
+
 		*last = inflate_bits(r, 1);
 		*kind = inflate_bits(r, 2);
-		if (r->next > r->limit)
+		if (!more)
 			status = DEFLATE_CUT_SHORT;
 		else if (*kind == 3)
 			status = DEFLATE_DAMAGED;

@@ -5,17 +5,17 @@
  * is written, and of the room nothing after what was inflated.
  *
  * Traffic: the compressed bytes read once, in words; n bytes written once, a word at a time; matches read
- * what was written, mostly from L1. Memory is not the floor, latency is: a symbol waits for the table's entry
- * (some 30 cycles in shared memory), then for its length to be taken off the bits held (some 30): 60 to 70
- * cycles a literal, whatever else the SM does. The way to 50 GB/s (0.22 bytes a cycle and SM on 132 SMs
- * at 1.7 GHz) is therefore to have many streams in flight: INFLATE_SHARED_BYTES a block of 4 streams leave
- * room for 24 blocks or more in an SM's 227 KiB, 96 streams, about a literal and a half a cycle by latency.
- * Issue is the tighter limit: some 24 instructions a literal, for up to 4 streams in one warp instruction as
- * long as all four are within a block; 4 schedulers issue 0.67 literals a cycle then, 150 GB/s, and a quarter
- * of it, 37 GB/s, if the four never went together. 10,000 streams (76 a SM) are all resident at once. 1,000
- * streams leave 8 to an SM: 0.12 literals a cycle, 27 GB/s; few long streams are slow. A block's tables take
- * about 10 thousand cycles: as long as 150 literals, so blocks under some KiB are dear. These are counts, not
- * measurements.
+ * what was written, mostly from L1. Memory is not the floor, latency and issue are. A literal waits for the
+ * table's entry (some 30 cycles in shared memory), for its length to be taken off the bits held and for
+ * branches: some 80 cycles, whatever else the SM does. The way to 50 GB/s (0.22 bytes a cycle and SM on 132
+ * SMs at 1.7 GHz) is therefore to have many streams in flight: 23 blocks of 4 streams fit an SM (9 KB of
+ * shared memory each), 92 streams, 1.15 literals a cycle by latency. Issue is the tighter limit: the
+ * compiler's code for sm_90 has 28 instructions a literal, refills and stores included, for up to 4 streams
+ * at once as long as the four of a warp are within a block; 4 schedulers issue 0.57 literals a cycle then,
+ * 128 GB/s, and a quarter of it, 32 GB/s, if the four never went together. 10,000 streams (76 an SM) are all
+ * resident at once. 1,000 streams leave 8 to an SM: 0.095 literals a cycle, 21 GB/s; few long streams are
+ * slow. A block's tables take some 10 thousand cycles, as long as 130 literals: 3% of a block of 4 KiB. These
+ * are counts, not measurements.
  */
 #ifndef KERNELS_CUDA_INFLATE_H
 #define KERNELS_CUDA_INFLATE_H
