@@ -147,28 +147,35 @@ static int inflate_body(const uint8_t *from, uint32_t len, uint8_t *to, uint32_t
 
 int image_fill(const struct image *image, const void *frame, size_t len, uint8_t *to)
 {
-	struct frame_section *sections = malloc((image->info.n_sections + 1) * sizeof *sections);
+	const uint8_t *end = to + image->len_bytes;
+	struct frame_section *sections = NULL;
 	struct frame_info info;
-	int r = sections ? frame_parse(frame, len, &info, sections, image->info.n_sections) : -ENOMEM;
+	int r = frame_parse(frame, len, &info, NULL, 0);
 
+	if (!r) {
+		sections = malloc((info.n_sections + 1) * sizeof *sections);
+		r = sections ? frame_parse(frame, len, &info, sections, info.n_sections) : -ENOMEM;
+	}
 	/* In the order in which they were placed. */
 	for (uint32_t i = 0; !r && i < info.n_sections; i++) {
 		const struct frame_section *s = &sections[i];
 		const uint8_t *body = (const uint8_t *)frame + s->offset;
+		const uint32_t becomes = s->kind == FRAME_RAW ? s->full_bytes : s->len_bytes;
 
 		if (s->kind == FRAME_CLASSES)
 			continue;
 		r = frame_section_check(frame, s);
-		if (!r && s->kind == FRAME_RAW && s->encoding == FRAME_DEFLATE) {
-			r = inflate_body(body, s->len_bytes, to, s->full_bytes);
-			to += s->full_bytes;
-		} else if (!r) {
-			memcpy(to, body, s->len_bytes);
-			to += s->len_bytes;
-		}
+		/* Another frame than the one that was read. */
+		if (!r && becomes > end - to)
+			r = -EBADMSG;
+		if (!r && s->kind == FRAME_RAW && s->encoding == FRAME_DEFLATE)
+			r = inflate_body(body, s->len_bytes, to, becomes);
+		else if (!r)
+			memcpy(to, body, becomes);
+		to += r ? 0 : becomes;
 	}
 	free(sections);
-	return r;
+	return r ? r : to == end ? 0 : -EBADMSG;
 }
 
 static int put_section(

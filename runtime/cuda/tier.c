@@ -23,6 +23,7 @@ struct item {
 	uint32_t n_users;
 	uint32_t bytes;
 	void *at;
+	void *note;
 	uint32_t next; /* in its bucket; of those that are free. 0: the last */
 };
 
@@ -135,6 +136,7 @@ static void give_back(struct tier *t, uint32_t id)
 	struct item *i = item_of(t, id);
 
 	pool_release(t->pool, i->at, i->bytes);
+	free(i->note);
 	*i = (struct item){.next = t->free};
 	t->free = id;
 	t->n_free++;
@@ -188,8 +190,10 @@ struct tier *tier_free(struct tier *t)
 {
 	if (!t)
 		return NULL;
-	for (uint32_t id = 1; id < t->n_items; id++)
+	for (uint32_t id = 1; id < t->n_items; id++) {
 		assert(!t->items[id].n_users);
+		free(t->items[id].note);
+	}
 	evict_fini(&t->evict);
 	pool_free(t->pool);
 	free(t->items);
@@ -239,7 +243,8 @@ static void hold(struct tier *t, uint32_t id, struct tier_frame *out)
 	struct item *i = item_of(t, id);
 
 	i->n_users++;
-	*out = (struct tier_frame){.at = (CUdeviceptr)(uintptr_t)i->at, .bytes = i->bytes, .id = id};
+	*out = (struct tier_frame){
+		.at = (CUdeviceptr)(uintptr_t)i->at, .bytes = i->bytes, .id = id, .note = i->note};
 }
 
 bool tier_find(struct tier *t, uint32_t number, struct tier_frame *out)
@@ -288,10 +293,11 @@ int tier_reserve(struct tier *t, uint32_t number, uint32_t bytes, struct tier_fr
 	return 0;
 }
 
-void tier_filled(struct tier *t, const struct tier_frame *f)
+void tier_filled(struct tier *t, const struct tier_frame *f, void *note)
 {
 	struct item *i = item_of(t, f->id);
 
+	i->note = note;
 	if (i->state != FILLING)
 		return;
 	i->state = FILLED;

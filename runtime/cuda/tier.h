@@ -21,7 +21,8 @@ struct tier;
 struct tier_frame {
 	CUdeviceptr at; /* aligned to 4 KiB */
 	uint32_t bytes;
-	uint32_t id; /* the tier's own */
+	uint32_t id;      /* the tier's own */
+	const void *note; /* as given to tier_filled; there as long as the frame is held */
 };
 
 struct tier_stats {
@@ -46,8 +47,9 @@ bool tier_find(struct tier *t, uint32_t number, struct tier_frame *out);
 /* Room for a frame, held, found by nobody before tier_filled; others go for it. -EEXIST: it is there, or
  * being filled; -ENOSPC: it does not fit, or what is there is held; -EBUSY: see tier_set_limit; -ENOMEM. */
 int tier_reserve(struct tier *t, uint32_t number, uint32_t bytes, struct tier_frame *out);
-/* It can be found from now on, unless it has been forgotten meanwhile. It stays held. */
-void tier_filled(struct tier *t, const struct tier_frame *f);
+/* It can be found from now on, unless it has been forgotten meanwhile. It stays held. note: what there is to
+ * know of it, NULL or malloc'd, the tier's from now on. */
+void tier_filled(struct tier *t, const struct tier_frame *f, void *note);
 /* Ends a hold; of one that was not filled, the frame too. */
 void tier_release(struct tier *t, const struct tier_frame *f);
 /* The entry has died, or its frame was made anew: it is found by nobody any more. Of a number that is not

@@ -10,6 +10,7 @@
 #include "runtime/daemon/daemon.h"
 #include "runtime/daemon/device/chunk.h"
 #include "runtime/daemon/device/gpu.h"
+#include "runtime/daemon/device/resident.h"
 #include "runtime/daemon/device/restore.h"
 #include "runtime/daemon/device/signals.h"
 #include "runtime/daemon/observe.h"
@@ -53,6 +54,8 @@ struct step {
 	bool on_device;
 	struct codec_chunk device_view;
 	struct coder_put coder;
+	struct image *image;        /* of the frame that was made so */
+	struct tier_frame resident; /* GET: its image in the GPU's memory, held; bytes 0: none */
 };
 
 struct request {
@@ -221,6 +224,9 @@ static void step_end(struct step *step, int status)
 	device_chunk_free(step->staged);
 	q->n_unhanded -= step->unhanded;
 	free(step->classes);
+	free(step->image);
+	if (step->resident.bytes)
+		resident_release(q->daemon->gpu, &step->resident);
 	free(step);
 	q->n_active--;
 	go_on(q);
@@ -406,6 +412,10 @@ static void put_filled(struct cache_wait *wait, int status)
 			stats_of(q), &step->info, step->n_class, step->job.ended_ns - step->job.started_ns);
 		steward_put(q->daemon->steward, step->entry, q->sqe.preset, step->info.position,
 			step->n_class[TOKEN_WINDOW], q->sqe.position + q->sqe.n_tokens);
+		if (step->image) {
+			resident_fill(q->daemon->gpu, q->daemon->cache, step->entry, step->image);
+			step->image = NULL;
+		}
 		cache_release(q->daemon->cache, step->entry);
 	}
 	step_end(step, status);
@@ -426,7 +436,7 @@ static void put_coded(struct coder_put *p)
 	step->frame = p->encode.frame;
 	step->frame_bytes = p->encode.len;
 	step->info = p->encode.info;
-	free(p->encode.image);
+	step->image = p->encode.image;
 	step->job.started_ns = p->started_ns;
 	step->job.ended_ns = p->ended_ns;
 	put_done(&step->job);
@@ -669,6 +679,8 @@ static void drop_cut(struct request *q)
 		q->n_active--;
 		cache_release(q->daemon->cache, step->entry);
 		q->n_unhanded -= step->unhanded;
+		if (step->resident.bytes)
+			resident_release(q->daemon->gpu, &step->resident);
 		free(step);
 	}
 	q->n_ready = n;
@@ -720,6 +732,12 @@ static void restored(struct restore *r, int status)
 		tell(q, q->phase_end[i]);
 	if (status)
 		cut(q, q->steps[0]->chunk, status);
+	for (uint32_t i = 0; !status && i < r->n; i++) {
+		struct image *image = restore_take_image(r, i);
+
+		if (image)
+			resident_fill(q->daemon->gpu, q->daemon->cache, q->steps[i]->entry, image);
+	}
 	end_steps(q, status);
 }
 
@@ -732,6 +750,8 @@ static int restore_add_step(struct request *q, const struct step *step)
 		.n_tokens = chunk_tokens(q, step->chunk),
 		.position = q->sqe.position + first};
 
+	if (step->resident.bytes)
+		return restore_add_image(q->restore, &where, step->resident.note, step->resident.at);
 	return restore_add(q->restore, &where, cache_frame(step->entry), step->entry->frame_bytes);
 }
 
@@ -848,7 +868,10 @@ static void get_start(struct request *q, uint32_t chunk)
 	step->entry = e;
 	step->wait.fn = get_fetched;
 	cache_hold(e);
-	cache_fetch(q->daemon->cache, e, &step->wait);
+	if (q->restore && resident_find(q->daemon->gpu, q->daemon->cache, e, &step->resident))
+		get_fetched(&step->wait, 0);
+	else
+		cache_fetch(q->daemon->cache, e, &step->wait);
 }
 
 /* Where a layerwise GET may stop: after layers that no part reaches across; without parts anywhere, and then

@@ -211,6 +211,16 @@ static void get_on_host(const char *socket, uint32_t sequence)
 	engine_close(&e);
 }
 
+static void remove_on_host(const char *socket, uint32_t sequence)
+{
+	struct engine e;
+
+	engine_open(&e, socket, 3);
+	low_rank_keys(&e, KIND, sequence, N);
+	MUST_EQUAL(engine_wait(&e, cistern_remove(e.c, e.model_id, e.keys, N_CHUNKS, 5)).n_chunks, N_CHUNKS);
+	engine_close(&e);
+}
+
 /* Chunks that the codec on the GPU has encoded or decoded. */
 static json_t *device_status_of(const struct private_daemon *d)
 {
@@ -320,6 +330,36 @@ static void by_events(void **state)
 	private_daemon_stop(&d);
 }
 
+/* With a pool on the GPU: what was put or restored is there soon after, and restored from there. When the
+ * chunk goes, so does its image. */
+static void from_the_pool(void **state)
+{
+	const struct private_daemon_options options = {
+		.no_store = 1, .transform = transform_path, .daemon_lines = "device_pool = 64M\n"};
+	struct private_daemon d;
+
+	(void)state;
+	assert_int_equal(private_daemon_start(&d, &options), 0);
+	for (int waited = 0; figure(&d, "pool", "size_bytes") == 0 && waited < 5000; waited += 10)
+		usleep(10000);
+	in_process(put_on_gpu, &d, 0);
+	in_process(put_on_host, &d, 1);
+	for (int waited = 0; figure(&d, "pool", "frames") < N_CHUNKS && waited < 5000; waited += 10)
+		usleep(10000);
+	assert_true(figure(&d, "pool", "frames") == N_CHUNKS);
+	in_process(get_on_gpu, &d, 0);
+	assert_true(figure(&d, "pool", "hits") == N_CHUNKS);
+	in_process(get_on_gpu, &d, 1);
+	assert_true(figure(&d, "pool", "hits") == N_CHUNKS);
+	for (int waited = 0; figure(&d, "pool", "frames") < 2 * N_CHUNKS && waited < 5000; waited += 10)
+		usleep(10000);
+	in_process(get_on_gpu, &d, 1);
+	assert_true(figure(&d, "pool", "hits") == 2 * N_CHUNKS);
+	in_process(remove_on_host, &d, 1);
+	assert_true(figure(&d, "pool", "frames") == N_CHUNKS);
+	private_daemon_stop(&d);
+}
+
 /* Whether there is a GPU that can be used; asked in a process of its own, for a driver does not survive a
  * fork. */
 static bool have_gpu(void)
@@ -347,6 +387,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_reads_the_other),
 		cmocka_unit_test(by_events),
+		cmocka_unit_test(from_the_pool),
 	};
 	char folder[] = "/tmp/cistern-double-XXXXXX", file[64];
 	int status = SKIPPED;

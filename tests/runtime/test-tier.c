@@ -30,7 +30,7 @@ static void fill(struct tier *t, uint32_t number, uint32_t bytes)
 	struct tier_frame f;
 
 	assert_int_equal(tier_reserve(t, number, bytes, &f), 0);
-	tier_filled(t, &f);
+	tier_filled(t, &f, NULL);
 	tier_release(t, &f);
 }
 
@@ -57,7 +57,7 @@ static void life_of_a_frame(void **state)
 	assert_true(f.at >= RANGE && f.at + f.bytes <= RANGE + 8 * PAGE);
 	assert_false(tier_find(t, 5, &g)); /* it is not filled yet */
 	assert_int_equal(tier_reserve(t, 5, PAGE, &g), -EEXIST);
-	tier_filled(t, &f);
+	tier_filled(t, &f, NULL);
 	assert_true(tier_find(t, 5, &g));
 	assert_int_equal(g.at, f.at);
 	assert_int_equal(g.bytes, 2 * PAGE - 1);
@@ -77,7 +77,7 @@ static void life_of_a_frame(void **state)
 
 	/* Forgotten while it is filled: it never was. */
 	tier_forget(t, 5);
-	tier_filled(t, &f);
+	tier_filled(t, &f, NULL);
 	assert_false(has(t, 5));
 	tier_release(t, &f);
 	/* Filling was given up. */
@@ -190,7 +190,7 @@ static void many_at_random(void **state)
 			bytes[n] = 1 + (uint32_t)rand() % (6 * PAGE);
 			if (tier_reserve(t, n + 1, bytes[n], &f) == 0) {
 				at[n] = f.at;
-				tier_filled(t, &f);
+				tier_filled(t, &f, NULL);
 				tier_release(t, &f);
 			}
 		} else if (what < 95) {

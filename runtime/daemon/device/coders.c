@@ -17,6 +17,7 @@ struct coder {
 	bool busy;
 	struct coder_put *puts[BATCH_MAX];
 	size_t n;
+	struct coder_fill *fill;
 };
 
 struct coders {
@@ -26,6 +27,7 @@ struct coders {
 	uint32_t n;
 	struct coder_put *puts, **puts_end;
 	struct coder_wait *waits, **waits_end;
+	struct coder_fill *fills, **fills_end;
 	size_t n_puts; /* that wait */
 	uint64_t n_chunks, n_batches, n_restored;
 };
@@ -57,6 +59,7 @@ int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, struc
 	c->device = d;
 	c->puts_end = &c->puts;
 	c->waits_end = &c->waits;
+	c->fills_end = &c->fills;
 	r = start(c, n, scratch_bytes);
 	if (r)
 		coders_free(c);
@@ -95,6 +98,8 @@ size_t coders_n_busy(const struct coders *c)
 		n += c->all[i].busy;
 	for (const struct coder_wait *w = c->waits; w; w = w->next)
 		n++;
+	for (const struct coder_fill *f = c->fills; f; f = f->next)
+		n++;
 	return n;
 }
 
@@ -119,6 +124,17 @@ static void encode(struct job *job, struct codec *unused)
 	}
 }
 
+static void fill(struct job *job, struct codec *unused)
+{
+	struct coder *coder = (struct coder *)job;
+	struct coder_fill *f = coder->fill;
+
+	(void)unused;
+	f->status = device_enter(coder->coders->device);
+	if (!f->status)
+		f->status = device_codec_upload(coder->codec, f->image, f->frame, f->len, f->to);
+}
+
 /* ---- on the front thread ---- */
 
 static void pump(struct coders *c);
@@ -137,6 +153,16 @@ static void encoded(struct job *job)
 		puts[i]->ended_ns = job->ended_ns;
 		puts[i]->done(puts[i]);
 	}
+}
+
+static void filled(struct job *job)
+{
+	struct coder *coder = (struct coder *)job;
+	struct coder_fill *f = coder->fill;
+
+	coder->busy = false;
+	pump(coder->coders);
+	f->done(f);
 }
 
 /* Whether the two may be encoded in one call. */
@@ -175,7 +201,7 @@ static void take_batch(struct coders *c, struct coder *coder)
 /* Gives free codecs work: an engine that waits for its tokens goes first. */
 static void pump(struct coders *c)
 {
-	for (uint32_t i = 0; i < c->n && (c->waits || c->puts); i++) {
+	for (uint32_t i = 0; i < c->n && (c->waits || c->puts || c->fills); i++) {
 		struct coder *coder = &c->all[i];
 
 		if (coder->busy)
@@ -190,9 +216,18 @@ static void pump(struct coders *c)
 			w->fn(w, coder->codec);
 			continue;
 		}
-		take_batch(c, coder);
-		coder->job.run = encode;
-		coder->job.done = encoded;
+		if (c->puts) {
+			take_batch(c, coder);
+			coder->job.run = encode;
+			coder->job.done = encoded;
+		} else {
+			coder->fill = c->fills;
+			c->fills = coder->fill->next;
+			if (!c->fills)
+				c->fills_end = &c->fills;
+			coder->job.run = fill;
+			coder->job.done = filled;
+		}
 		workers_submit(c->threads, &coder->job);
 	}
 }
@@ -203,6 +238,14 @@ void coders_put(struct coders *c, struct coder_put *p)
 	*c->puts_end = p;
 	c->puts_end = &p->next;
 	c->n_puts++;
+	pump(c);
+}
+
+void coders_fill(struct coders *c, struct coder_fill *f)
+{
+	f->next = NULL;
+	*c->fills_end = f;
+	c->fills_end = &f->next;
 	pump(c);
 }
 

@@ -27,6 +27,17 @@ struct coder_wait {
 	struct coder_wait *next;
 };
 
+/* An image to be brought into device memory, when there is nothing else to do. As above. */
+struct coder_fill {
+	const struct image *image;
+	const void *frame; /* that it was read from */
+	size_t len;
+	CUdeviceptr to;
+	int status;
+	void (*done)(struct coder_fill *f);
+	struct coder_fill *next;
+};
+
 /* n codecs, each with up to scratch_bytes of device memory, at the lowest priority. -ENOMEM, -errno. */
 int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, struct coders **out);
 /* Nothing may be wanted, lent, or under way. NULL is fine. */
@@ -38,6 +49,7 @@ void coders_reap(struct coders *c);
 size_t coders_n_busy(const struct coders *c);
 
 void coders_put(struct coders *c, struct coder_put *p);
+void coders_fill(struct coders *c, struct coder_fill *f);
 void coders_want(struct coders *c, struct coder_wait *w);
 /* n_restored: chunks that were decoded with it. */
 void coders_give(struct coders *c, struct device_codec *codec, size_t n_restored);

@@ -24,6 +24,7 @@ struct gpu {
 	struct lanes *lanes;
 	struct staging *staging;
 	struct coders *coders;
+	size_t n_fills;           /* of the pool, under way (resident.h) */
 	struct device_pool *pool; /* frames in the GPU's memory */
 	CUuuid uuid;
 };

@@ -59,11 +59,21 @@ struct restore *restore_free(struct restore *r)
 	if (!r)
 		return NULL;
 	for (uint32_t i = 0; i < r->n; i++)
-		free((struct image *)r->decode[i].image);
+		free(r->own[i]);
 	free(r->pages);
 	free(r->phases);
 	free(r);
 	return NULL;
+}
+
+static void add(struct restore *r, const struct codec_chunk *where, const struct device_decode *decode)
+{
+	r->chunks[r->n] = *where;
+	r->chunks[r->n].geometry = r->geometry;
+	r->chunks[r->n].pages = r->pages;
+	r->decode[r->n] = *decode;
+	r->decode[r->n].chunk = &r->chunks[r->n];
+	r->n++;
 }
 
 int restore_add(struct restore *r, const struct codec_chunk *where, const void *frame, size_t len)
@@ -76,13 +86,28 @@ int restore_add(struct restore *r, const struct codec_chunk *where, const void *
 	status = image_read(frame, len, r->geometry, r->transform, &image);
 	if (status)
 		return status;
-	r->chunks[r->n] = *where;
-	r->chunks[r->n].geometry = r->geometry;
-	r->chunks[r->n].pages = r->pages;
-	r->decode[r->n] =
-		(struct device_decode){.chunk = &r->chunks[r->n], .image = image, .frame = frame, .len = len};
-	r->n++;
+	r->own[r->n] = image;
+	add(r, where, &(struct device_decode){.image = image, .frame = frame, .len = len});
 	return 0;
+}
+
+int restore_add_image(
+	struct restore *r, const struct codec_chunk *where, const struct image *image, CUdeviceptr at)
+{
+	if (r->n == DEVICE_BATCH_MAX)
+		return -ENOSPC;
+	if (memcmp(image->info.transform, r->transform->id, 16) != 0)
+		return -ESTALE;
+	add(r, where, &(struct device_decode){.image = image, .image_at = at});
+	return 0;
+}
+
+struct image *restore_take_image(struct restore *r, uint32_t i)
+{
+	struct image *image = r->own[i];
+
+	r->own[i] = NULL;
+	return image;
 }
 
 /* ---- on the lane ---- */

@@ -27,6 +27,7 @@ struct restore {
 	uint32_t n;
 	struct codec_chunk chunks[DEVICE_BATCH_MAX];
 	struct device_decode decode[DEVICE_BATCH_MAX];
+	struct image *own[DEVICE_BATCH_MAX]; /* read from frames; NULL: another's */
 	uint32_t n_phases;
 	struct device_phase *phases; /* [n_phases] */
 	/* Events [first_event, + n_events) of the group, one for each phase, the last for all that are left;
@@ -58,6 +59,11 @@ bool restore_serves(const struct device_memory *m, const struct geometry *g, con
 /* A chunk, and its frame in host memory, which must stay. run, n_tokens, position as in codec_chunk. Errors
  * of image_read. -ENOSPC: DEVICE_BATCH_MAX are in. */
 int restore_add(struct restore *r, const struct codec_chunk *where, const void *frame, size_t len);
+/* One whose image is in device memory; both must stay. -ESTALE: it is of another transform. */
+int restore_add_image(
+	struct restore *r, const struct codec_chunk *where, const struct image *image, CUdeviceptr at);
+/* After done: takes over the image that was read from chunk i's frame. NULL: it was another's. */
+struct image *restore_take_image(struct restore *r, uint32_t i);
 void restore_start(struct restore *r);
 
 #endif
