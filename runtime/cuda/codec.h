@@ -36,7 +36,8 @@ void device_codec_trim(struct device_codec *c);
 /* In the order of which the calls below work: for waiting on an engine's event before, or recording one. */
 CUstream device_codec_stream(const struct device_codec *c);
 
-/* pages: of device addresses, [n_layers][n_planes]. */
+/* pages: of device addresses, [n_layers][n_planes]; NULL: packed as rows of heads, at addresses that will do.
+ */
 bool device_codec_serves(
 	const struct geometry *g, const struct transform *t, const struct kv_pages *pages, uint32_t n_tokens);
 

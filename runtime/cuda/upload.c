@@ -67,7 +67,7 @@ bool device_codec_serves(
 		if (p->dim % 8 || (p->rope_kind != ROPE_NONE && (p->rope_offset % 8 || p->rope_dim % whole)))
 			return false;
 	}
-	for (uint32_t i = 0; i < g->n_layers * g->n_planes; i++)
+	for (uint32_t i = 0; pages && i < g->n_layers * g->n_planes; i++)
 		if (((uintptr_t)pages[i].base | pages[i].block_stride | pages[i].token_stride |
 			    pages[i].head_stride) %
 			16)

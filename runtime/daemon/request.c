@@ -52,6 +52,7 @@ struct step {
 	uint8_t *classes; /* [n_tokens] */
 	struct codec_options options;
 	bool on_device;
+	struct sinks_view view; /* what of the copy the host gets then */
 	struct codec_chunk device_view;
 	struct coder_put coder;
 	struct image *image;        /* of the frame that was made so */
@@ -423,14 +424,28 @@ static void put_filled(struct cache_wait *wait, int status)
 
 static void put_done(struct job *job);
 
+static void put_copied(struct device_chunk *c, int status)
+{
+	struct step *step = c->owner;
+
+	step->status = status;
+	if (status)
+		put_done(&step->job);
+	else
+		workers_submit(step->request->daemon->workers, &step->job);
+}
+
 static void put_coded(struct coder_put *p)
 {
 	struct step *step = (struct step *)((char *)p - offsetof(struct step, coder));
 
 	step->on_device = false;
 	if (p->encode.status) {
-		/* What the GPU cannot do, the host can: the copy is here. */
-		workers_submit(step->request->daemon->workers, &step->job);
+		/* What the GPU cannot do, the host can. */
+		if (step->staged->layers)
+			device_chunk_fetch(step->staged, put_copied);
+		else
+			workers_submit(step->request->daemon->workers, &step->job);
 		return;
 	}
 	step->frame = p->encode.frame;
@@ -482,18 +497,19 @@ static void put_done(struct job *job)
 	cache_fill(q->daemon->cache, e, &what, step->frame, step->frame_bytes, &step->wait);
 }
 
-static void put_gathered(struct device_chunk *c, int status)
+/* Encoded on the GPU, a chunk need not cross the bus: the host sees the layers that are searched for sinks,
+ * unless it is to learn from it. */
+static void choose_device(struct step *step)
 {
-	struct step *step = c->owner;
+	const struct request *q = step->request;
 
-	step->status = status;
-	if (status) {
-		put_done(&step->job);
+	step->on_device = q->daemon->gpu->coders && device_codec_serves(&q->model->geometry, step->transform,
+							    NULL, step->staged->n_tokens);
+	if (!step->on_device || step->sample || step->shadow)
 		return;
-	}
-	step->on_device = step->request->daemon->gpu->coders &&
-			  device_codec_serves(c->geometry, step->transform, c->device_pages, c->n_tokens);
-	workers_submit(step->request->daemon->workers, &step->job);
+	sinks_view_init(&step->view, &q->model->geometry);
+	step->staged->layers = step->view.layers;
+	step->staged->n_layers = step->view.n_layers;
 }
 
 static void put_start(struct request *q, uint32_t chunk)
@@ -526,10 +542,12 @@ static void put_start(struct request *q, uint32_t chunk)
 		return;
 	}
 	step->status = stage(step);
-	if (step->status)
+	if (step->status) {
 		put_done(&step->job);
-	else
-		device_chunk_gather(step->staged, put_gathered);
+		return;
+	}
+	choose_device(step);
+	device_chunk_gather(step->staged, put_copied);
 }
 
 /* ---- GET and PREFETCH ---- */

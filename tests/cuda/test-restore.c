@@ -360,6 +360,29 @@ static void from_the_pool(void **state)
 	private_daemon_stop(&d);
 }
 
+/* Whatever call of the driver fails while a chunk is encoded, the host's codec has it then; the same with one
+ * that is restored. */
+static void host_instead(void **state)
+{
+	static const char *const faults[] = {"cuStreamSynchronize:2:2", "cuStreamSynchronize:3:2",
+		"cuMemcpyDtoHAsync_v2:5:2", "cuMemAlloc_v2:6:2", "cuMemHostAlloc:3:2"};
+	const struct private_daemon_options options = {.no_store = 1, .transform = transform_path};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+		struct private_daemon d;
+
+		print_message("%s\n", faults[i]);
+		setenv("CISTERN_DOUBLE_FAIL", faults[i], 1);
+		assert_int_equal(private_daemon_start(&d, &options), 0);
+		unsetenv("CISTERN_DOUBLE_FAIL");
+		in_process(put_on_gpu, &d, 0);
+		in_process(get_on_gpu, &d, 0);
+		in_process(get_on_host, &d, 0);
+		private_daemon_stop(&d);
+	}
+}
+
 /* Whether there is a GPU that can be used; asked in a process of its own, for a driver does not survive a
  * fork. */
 static bool have_gpu(void)
@@ -388,6 +411,7 @@ int main(void)
 		cmocka_unit_test(each_reads_the_other),
 		cmocka_unit_test(by_events),
 		cmocka_unit_test(from_the_pool),
+		cmocka_unit_test(host_instead),
 	};
 	char folder[] = "/tmp/cistern-double-XXXXXX", file[64];
 	int status = SKIPPED;

@@ -103,6 +103,27 @@ static int launch(const struct device_chunk *c, CUstream stream)
 		0, stream, &args);
 }
 
+/* Planes [from, to) of the slot to the host. */
+static int copy_to_host(
+	const struct device_chunk *c, const struct cuda_driver *cu, uint32_t from, uint32_t to, CUstream copy)
+{
+	const size_t start = c->blocks_bytes + packed_before(c, from) * c->n_tokens;
+	const size_t end = c->blocks_bytes + packed_before(c, to) * c->n_tokens;
+
+	return device_status(
+		cu->cuMemcpyDtoHAsync(c->slot->host + start, c->slot->device + start, end - start, copy));
+}
+
+static int copy_wanted(const struct device_chunk *c, const struct cuda_driver *cu, CUstream copy)
+{
+	const uint32_t n_planes = c->geometry->n_planes;
+	int r = c->layers ? 0 : copy_to_host(c, cu, 0, c->n_planes, copy);
+
+	for (uint32_t i = 0; !r && c->layers && i < c->n_layers; i++)
+		r = copy_to_host(c, cu, c->layers[i] * n_planes, (c->layers[i] + 1) * n_planes, copy);
+	return r;
+}
+
 static int gather(struct device_chunk *c, const struct cuda_driver *cu, CUstream work, CUstream copy)
 {
 	struct staging_slot *slot = c->slot;
@@ -111,9 +132,7 @@ static int gather(struct device_chunk *c, const struct cuda_driver *cu, CUstream
 	r = r ? r : launch(c, work);
 	r = r ? r : device_status(cu->cuEventRecord(slot->reached, work));
 	r = r ? r : device_status(cu->cuStreamWaitEvent(copy, slot->reached, 0));
-	r = r ? r
-	      : device_status(cu->cuMemcpyDtoHAsync(
-			slot->host + c->blocks_bytes, slot->device + c->blocks_bytes, c->data_bytes, copy));
+	r = r ? r : copy_wanted(c, cu, copy);
 	return r ? r : device_status(cu->cuEventRecord(slot->landed, copy));
 }
 
@@ -152,6 +171,21 @@ static int move(struct lane_task *t)
 	cu->cuStreamSynchronize(copy);
 	cu->cuStreamSynchronize(work);
 	return -EIO;
+}
+
+static int fetch(struct lane_task *t)
+{
+	struct device_chunk *c = (struct device_chunk *)t;
+	const struct cuda_driver *cu = device_driver(c->gpu->device);
+	int r = copy_to_host(c, cu, 0, c->n_planes, lane_copy(t->lane));
+
+	if (!r)
+		r = device_status(cu->cuEventRecord(c->slot->landed, lane_copy(t->lane)));
+	if (!r)
+		t->landed = c->slot->landed;
+	else
+		cu->cuStreamSynchronize(lane_copy(t->lane));
+	return r ? -EIO : 0;
 }
 
 /* ---- on the front thread ---- */
@@ -229,6 +263,17 @@ void device_chunk_gather(struct device_chunk *c, void (*fn)(struct device_chunk 
 	c->from_plane = 0;
 	c->to_plane = c->n_planes;
 	want_slot(c);
+}
+
+void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))
+{
+	c->fn = fn;
+	if (!*c->lane) {
+		fn(c, -ECANCELED);
+		return;
+	}
+	c->task = (struct lane_task){.run = fetch, .done = moved, .what = "fetch"};
+	lane_submit(*c->lane, &c->task);
 }
 
 void device_chunk_lend(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))

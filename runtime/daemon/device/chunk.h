@@ -30,6 +30,10 @@ struct device_chunk {
 	struct kv_pages *pages;        /* [n_planes], into the slot: the host's copy */
 	struct kv_pages *device_pages; /* [n_planes], the GPU's */
 	uint32_t from_plane, to_plane; /* of the slot's planes: those that a scatter moves */
+	/* Gather: layers that the host's copy is to have; the rest of it is undefined. NULL: all. The
+	 * caller's. */
+	const uint32_t *layers;
+	uint32_t n_layers;
 	bool is_gather;
 	/* The next call's. handed: the lane has it, what is submitted to the lane now comes behind it; NULL:
 	 * the caller does not care. fn: it has ended. Either may free the chunk in fn alone. */
@@ -57,6 +61,8 @@ struct device_chunk *device_chunk_free(struct device_chunk *c);
 /* From the pages to the slot, which is had first. fn's status: -ENOSPC: no staging memory now; -ESTALE: the
  * memory has been freed; -ECANCELED: the engine has gone; -EIO. fn may be called at once. */
 void device_chunk_gather(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
+/* After a gather of some layers: all of them. */
+void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
 /* The slot alone, to be filled. Status as above. */
 void device_chunk_lend(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
 /* Layers [first, first + n) from the slot to the pages. */
