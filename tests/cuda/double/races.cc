@@ -26,6 +26,7 @@
 #include <memory>
 #include <unordered_map>
 
+#include "kernels/cuda/simt-emulated.h"
 #include "tests/cuda/double/memory.h"
 
 namespace
@@ -54,9 +55,11 @@ struct page {
 
 struct checker {
 	std::unordered_map<uintptr_t, std::unique_ptr<struct page>> pages;
-	uintptr_t last_number = 0;
-	struct page *last_page = nullptr;
-	const char *kernel = nullptr; /* NULL: no block is run */
+	struct {
+		uintptr_t number;
+		struct page *page; /* NULL: none */
+	} recent[64] = {};
+	const char *kernel = nullptr;
 	uint32_t launch = 0, block = 0, barriers = 0;
 	uint32_t warp_barriers[32] = {0};
 	unsigned thread = 0;
@@ -86,15 +89,15 @@ bool is_in(const struct race_memory &m, uintptr_t addr)
 struct word *find(struct checker *c, uintptr_t number)
 {
 	const uintptr_t page = number / PAGE_WORDS;
+	auto &recent = c->recent[page % 64];
 
-	if (page != c->last_number || !c->last_page) {
+	if (page != recent.number || !recent.page) {
 		std::unique_ptr<struct page> &p = c->pages[page];
 		if (!p)
 			p.reset(new struct page());
-		c->last_page = p.get();
-		c->last_number = page;
+		recent = {page, p.get()};
 	}
-	return &c->last_page->words[number % PAGE_WORDS];
+	return &recent.page->words[number % PAGE_WORDS];
 }
 
 [[noreturn]] void report(const struct checker *c, const struct access &before, const struct access &now,
@@ -148,11 +151,11 @@ void check_word(struct checker *c, uintptr_t number, const struct access &now, b
 
 void check(const void *at, size_t len, bool writes, bool atomic, const void *where)
 {
-	struct checker *c = checker_here();
+	struct checker *c = static_cast<struct checker *>(simt_self.races);
 	uintptr_t addr = reinterpret_cast<uintptr_t>(at);
 	const uintptr_t end = addr + len;
 
-	if (!c->kernel)
+	if (!c)
 		return;
 	const bool shared = is_in(c->shared[0], addr) || is_in(c->shared[1], addr);
 	if (!shared && !memory_is_device(at))
@@ -175,8 +178,9 @@ const struct races hooks = {
 			c->fenced = false;
 			/* Old places are of no use any more. */
 			c->pages.clear();
-			c->last_page = nullptr;
+			memset(c->recent, 0, sizeof c->recent);
 		}
+		simt_self.races = c;
 		c->kernel = kernel;
 		c->launch = static_cast<uint32_t>(launch);
 		c->block = static_cast<uint32_t>(block);
@@ -184,7 +188,7 @@ const struct races hooks = {
 		memset(c->warp_barriers, 0, sizeof c->warp_barriers);
 		memcpy(c->shared, shared, sizeof c->shared);
 	},
-	[] { checker_here()->kernel = nullptr; },
+	[] { simt_self.races = nullptr; },
 	[](unsigned thread) { checker_here()->thread = thread; },
 	[] { checker_here()->barriers++; },
 	[](unsigned warp) { checker_here()->warp_barriers[warp]++; },

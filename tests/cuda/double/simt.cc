@@ -336,6 +336,7 @@ void begin_block(struct simt_run *r, uint64_t number)
 		l->grid,
 		r->shared_end - (l->shared_bytes + 127) / 128 * 128,
 		r,
+		nullptr,
 	};
 
 	fill_with_poison(r->statics.start, r->statics.len);
