@@ -4,7 +4,7 @@
 BUILD ?= build
 MESON_OPTIONS ?=
 
-.PHONY: build demo check fault setup clean
+.PHONY: build demo check gpu fault setup clean
 
 build: setup
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) $(MESON_OPTIONS)
@@ -15,6 +15,10 @@ demo: build
 
 check: build
 	@meson test -C $(BUILD) --no-rebuild --print-errorlogs
+
+# The tests that need a GPU; without one they say why they skip.
+gpu: build
+	@meson test -C $(BUILD) --no-rebuild --print-errorlogs --suite gpu
 
 # The long form of the fault suite: some 40 minutes.
 fault: build

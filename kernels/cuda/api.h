@@ -15,12 +15,15 @@
 extern "C" {
 #endif
 
-/* Of the driver's results, those that we act on or that the double gives. */
+/* Of the driver's results, those that we act on, that the double gives, or that users are to find by name in
+ * a log. */
 #define CUDA_RESULTS(RESULT)                                                                                 \
 	RESULT(CUDA_SUCCESS, 0)                                                                              \
 	RESULT(CUDA_ERROR_INVALID_VALUE, 1)                                                                  \
 	RESULT(CUDA_ERROR_OUT_OF_MEMORY, 2)                                                                  \
 	RESULT(CUDA_ERROR_NOT_INITIALIZED, 3)                                                                \
+	RESULT(CUDA_ERROR_STUB_LIBRARY, 34)                                                                  \
+	RESULT(CUDA_ERROR_DEVICE_UNAVAILABLE, 46)                                                            \
 	RESULT(CUDA_ERROR_NO_DEVICE, 100)                                                                    \
 	RESULT(CUDA_ERROR_INVALID_DEVICE, 101)                                                               \
 	RESULT(CUDA_ERROR_INVALID_IMAGE, 200)                                                                \
@@ -30,6 +33,12 @@ extern "C" {
 	RESULT(CUDA_ERROR_ALREADY_MAPPED, 208)                                                               \
 	RESULT(CUDA_ERROR_NO_BINARY_FOR_GPU, 209)                                                            \
 	RESULT(CUDA_ERROR_NOT_MAPPED, 211)                                                                   \
+	RESULT(CUDA_ERROR_ECC_UNCORRECTABLE, 214)                                                            \
+	RESULT(CUDA_ERROR_INVALID_PTX, 218)                                                                  \
+	RESULT(CUDA_ERROR_JIT_COMPILER_NOT_FOUND, 221)                                                       \
+	RESULT(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, 222)                                                      \
+	RESULT(CUDA_ERROR_FILE_NOT_FOUND, 301)                                                               \
+	RESULT(CUDA_ERROR_SHARED_OBJECT_INIT_FAILED, 303)                                                    \
 	RESULT(CUDA_ERROR_OPERATING_SYSTEM, 304)                                                             \
 	RESULT(CUDA_ERROR_INVALID_HANDLE, 400)                                                               \
 	RESULT(CUDA_ERROR_ILLEGAL_STATE, 401)                                                                \
@@ -37,11 +46,22 @@ extern "C" {
 	RESULT(CUDA_ERROR_NOT_READY, 600)                                                                    \
 	RESULT(CUDA_ERROR_ILLEGAL_ADDRESS, 700)                                                              \
 	RESULT(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, 701)                                                      \
+	RESULT(CUDA_ERROR_LAUNCH_TIMEOUT, 702)                                                               \
+	RESULT(CUDA_ERROR_CONTEXT_IS_DESTROYED, 709)                                                         \
 	RESULT(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, 712)                                               \
 	RESULT(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, 713)                                                   \
+	RESULT(CUDA_ERROR_HARDWARE_STACK_ERROR, 714)                                                         \
+	RESULT(CUDA_ERROR_ILLEGAL_INSTRUCTION, 715)                                                          \
+	RESULT(CUDA_ERROR_MISALIGNED_ADDRESS, 716)                                                           \
+	RESULT(CUDA_ERROR_INVALID_ADDRESS_SPACE, 717)                                                        \
+	RESULT(CUDA_ERROR_INVALID_PC, 718)                                                                   \
 	RESULT(CUDA_ERROR_LAUNCH_FAILED, 719)                                                                \
 	RESULT(CUDA_ERROR_NOT_PERMITTED, 800)                                                                \
 	RESULT(CUDA_ERROR_NOT_SUPPORTED, 801)                                                                \
+	RESULT(CUDA_ERROR_SYSTEM_NOT_READY, 802)                                                             \
+	RESULT(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, 803)                                                       \
+	RESULT(CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE, 804)                                               \
+	RESULT(CUDA_ERROR_MPS_CONNECTION_FAILED, 805)                                                        \
 	RESULT(CUDA_ERROR_UNKNOWN, 999)
 
 typedef enum {
@@ -76,6 +96,8 @@ typedef enum {
 } CUfunction_attribute;
 
 enum {
+	CU_CTX_SCHED_BLOCKING_SYNC = 0x4,
+
 	CU_STREAM_DEFAULT = 0x0,
 	CU_STREAM_NON_BLOCKING = 0x1,
 
@@ -189,6 +211,7 @@ CUresult cuDeviceGetName(char *out, int len, CUdevice device);
 CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, CUdevice device);
 CUresult cuDeviceTotalMem_v2(size_t *out, CUdevice device);
 CUresult cuDeviceGetUuid_v2(CUuuid *out, CUdevice device);
+CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice device, unsigned flags);
 CUresult cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device);
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device);
 
@@ -278,6 +301,7 @@ CUresult cuIpcOpenEventHandle(CUevent *out, CUipcEventHandle handle);
 	ENTRY(cuDeviceGetAttribute, cuDeviceGetAttribute)                                                    \
 	ENTRY(cuDeviceTotalMem, cuDeviceTotalMem_v2)                                                         \
 	ENTRY(cuDeviceGetUuid, cuDeviceGetUuid_v2)                                                           \
+	ENTRY(cuDevicePrimaryCtxSetFlags, cuDevicePrimaryCtxSetFlags_v2)                                     \
 	ENTRY(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain)                                            \
 	ENTRY(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2)                                       \
 	ENTRY(cuCtxSetCurrent, cuCtxSetCurrent)                                                              \

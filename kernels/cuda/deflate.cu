@@ -218,8 +218,8 @@ static __device__ uint32_t deflate_extra_bits(uint32_t run_symbol)
 	return run_symbol < 16 ? 0 : run_symbol == 16 ? 2 : run_symbol == 17 ? 3 : 7;
 }
 
-/* From how often each symbol occurs, in run_code: its code, and the header's bits. Uses sorted, inner, parent and
- * n_of_length. One thread. */
+/* From how often each symbol occurs, in run_code: its code, and the header's bits. Uses sorted, inner, parent
+ * and n_of_length. One thread. */
 static __device__ void deflate_code_runs(struct deflate_shared *s)
 {
 	uint32_t m = 0, bits = 17;
@@ -383,7 +383,8 @@ static __device__ uint32_t deflate_scan(struct deflate_shared *s, uint32_t bits,
 	return before + sum - bits;
 }
 
-/* Bits that a thread adds to those staged, from any bit on. Words at the ends are shared with its neighbours. */
+/* Bits that a thread adds to those staged, from any bit on. Words at the ends are shared with its neighbours.
+ */
 struct deflate_writer {
 	uint32_t *word;
 	uint32_t n_held; /* under 32 */
@@ -417,7 +418,8 @@ static __device__ void deflate_writer_end(struct deflate_writer *w)
 static __device__ uint32_t deflate_stage_runs(struct deflate_shared *s, uint32_t fill)
 {
 	const uint32_t share = (s->n_runs + DEFLATE_THREADS - 1) / DEFLATE_THREADS;
-	const uint32_t first = threadIdx.x * share, end = first + share < s->n_runs ? first + share : s->n_runs;
+	const uint32_t first = threadIdx.x * share,
+		       end = first + share < s->n_runs ? first + share : s->n_runs;
 	struct deflate_writer w;
 	uint32_t bits = 0, all;
 
@@ -490,6 +492,8 @@ static __device__ void deflate_write(struct deflate_shared *s, const uint8_t *in
 	}
 	__syncthreads();
 	fill = s->fill;
+	/* Read by all before it is written again: without a byte there is no barrier on the way. */
+	__syncthreads();
 	if (kind == DEFLATE_DYNAMIC)
 		fill += deflate_stage_runs(s, fill);
 	for (uint32_t tile = 0; tile < n; tile += DEFLATE_TILE_BYTES) {

@@ -95,6 +95,7 @@ struct simt_self {
 	dim3 block_dim, grid_dim;
 	void *shared;         /* dynamic */
 	struct simt_run *run; /* the engine's */
+	void *races;          /* and its search for races' */
 };
 extern __thread struct simt_self simt_self;
 

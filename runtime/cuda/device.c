@@ -190,6 +190,9 @@ int device_new(const struct device_options *o, struct device **out, char *why, s
 	status = choose_device(d, o->ordinal, why, why_len);
 	if (status)
 		goto out;
+	/* Who waits for the GPU sleeps: the driver's own way is to spin. Too late if the process has a
+	 * context already, which does no harm. */
+	(void)d->driver->cuDevicePrimaryCtxSetFlags(d->device, CU_CTX_SCHED_BLOCKING_SYNC);
 	result = d->driver->cuDevicePrimaryCtxRetain(&d->context, d->device);
 	if (result == CUDA_SUCCESS)
 		result = d->driver->cuCtxSetCurrent(d->context);

@@ -43,6 +43,10 @@ enum simt_test_wrong {
 	WRONG_ADDRESS,         /* memory past an allocation */
 	WRONG_UNINITIALISED,   /* no fault: what shared memory holds at first */
 	WRONG_COPY_NOT_WAITED, /* no fault: what an asynchronous copy brings before it is waited for */
+	WRONG_RACE_OF_BLOCK,   /* two warps write one word */
+	WRONG_RACE_OF_WARP,    /* two lanes, a write and a read */
+	WRONG_RACE_OF_BLOCKS,  /* two blocks write one word */
+	WRONG_RACE_NONE,       /* no fault: what looks like races */
 };
 
 struct simt_test_wrong_args {

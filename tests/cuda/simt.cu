@@ -150,10 +150,22 @@ extern "C" __global__ void simt_test_wrong(const struct simt_test_wrong_args a)
 		break;
 	case WRONG_MASKS: __syncwarp(i % 32 < 20 ? 0x001fffffu : 0xfff80000u); break;
 	case WRONG_NOT_NAMED: __syncwarp(0x0000ffffu); break;
-	case WRONG_SHARED_END: dynamic[25] = i; break;
-	case WRONG_SHARED_FAR: dynamic[25 + 32] = i; break;
-	case WRONG_ALIGNMENT: reinterpret_cast<uint4 *>(a.memory + 1)->x = i; break;
-	case WRONG_ADDRESS: a.memory[64] = i; break;
+	case WRONG_SHARED_END:
+		if (i == 0)
+			dynamic[25] = i;
+		break;
+	case WRONG_SHARED_FAR:
+		if (i == 0)
+			dynamic[25 + 32] = i;
+		break;
+	case WRONG_ALIGNMENT:
+		if (i == 0)
+			reinterpret_cast<uint4 *>(a.memory + 1)->x = i;
+		break;
+	case WRONG_ADDRESS:
+		if (i == 0)
+			a.memory[64] = i;
+		break;
 	case WRONG_UNINITIALISED: a.memory[i] = dynamic[i % 25]; break;
 	case WRONG_COPY_NOT_WAITED:
 		if (i == 0) {
@@ -163,6 +175,33 @@ extern "C" __global__ void simt_test_wrong(const struct simt_test_wrong_args a)
 			simt_copy_wait<0>();
 			a.memory[1] = dynamic[0];
 		}
+		break;
+	case WRONG_RACE_OF_BLOCK:
+		if (i % 32 == 0)
+			dynamic[0] = 1;
+		break;
+	case WRONG_RACE_OF_WARP:
+		if (i < 25)
+			dynamic[i] = i;
+		__syncthreads();
+		if (i == 3)
+			dynamic[4] = i;
+		/* A shuffle orders no memory. */
+		__shfl_sync(0xffffffffu, i, 0);
+		if (i == 5)
+			a.memory[i] = dynamic[4];
+		break;
+	case WRONG_RACE_OF_BLOCKS:
+		if (i == 0)
+			a.memory[gridDim.x] = blockIdx.x;
+		break;
+	case WRONG_RACE_NONE:
+		/* Bytes side by side, one word after a barrier of the warp, atomics of all. */
+		reinterpret_cast<uint8_t *>(dynamic)[i] = static_cast<uint8_t>(i);
+		__syncwarp();
+		if (i < 8)
+			a.memory[i + 1] = dynamic[i] + dynamic[i ^ 1];
+		atomicAdd(&a.memory[0], 1);
 		break;
 	default: a.memory[i] = i; break;
 	}

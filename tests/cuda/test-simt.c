@@ -234,7 +234,7 @@ static uint32_t run_wrong(uint32_t which, uint32_t memory[64])
 	const struct simt_test_wrong_args args = {
 		.memory = gpu_copy_in(device, memory, 64 * 4), .which = which};
 
-	gpu_test_launch(device, "simt_test_wrong", 1, 64, 100, &args);
+	gpu_test_launch(device, "simt_test_wrong", which == WRONG_RACE_OF_BLOCKS ? 2 : 1, 64, 100, &args);
 	gpu_copy_out(device, memory, args.memory, 64 * 4);
 	gpu_free(device, args.memory);
 	return memory[0];
@@ -300,6 +300,34 @@ static void faults(void **state)
 	}
 }
 
+static void races(void **state)
+{
+	static const struct {
+		uint32_t which;
+		const char *says;
+	} cases[] = {
+		{WRONG_RACE_OF_BLOCK,
+			"in shared memory: block 0, thread 0 wrote it, then block 0, thread 32 writes it"},
+		{WRONG_RACE_OF_WARP, "block 0, thread 3 wrote it, then block 0, thread 5 reads it"},
+		{WRONG_RACE_OF_BLOCKS, "in the device's memory: block 0, thread 0 wrote it, then block 1, "
+				       "thread 0 writes it"},
+	};
+	uint32_t memory[64] = {0};
+	char said[4096];
+
+	(void)state;
+	if (!gpu_double(device) || !gpu_double(device)->looks_for_races())
+		skip();
+	run_wrong(WRONG_RACE_NONE, memory);
+	assert_int_equal(memory[0], 64);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		const int status = in_a_process(cases[i].which, said, sizeof said);
+
+		if (status == 0 || !strstr(said, cases[i].says))
+			fail_msg("case %u ended with %d and said: %s", cases[i].which, status, said);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -309,6 +337,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(bits),
 		cmocka_unit_test(fresh_shared_memory),
 		cmocka_unit_test(faults),
+		cmocka_unit_test(races),
 	};
 	int status = gpu_begin(&device);
 

@@ -14,6 +14,7 @@
 #include "tests/cuda/double/double.h"
 #include "tests/cuda/double/entry.h"
 #include "tests/cuda/double/memory.h"
+#include "tests/cuda/double/races.h"
 #include "tests/cuda/double/simt.h"
 #include "tests/cuda/double/state.h"
 #include "tests/cuda/double/stream.h"
@@ -179,6 +180,14 @@ CUresult cuDeviceGetUuid_v2(CUuuid *out, CUdevice device)
 		return CUDA_ERROR_INVALID_VALUE;
 	memcpy(out->bytes, "emulated device", sizeof out->bytes);
 	return CUDA_SUCCESS;
+}
+
+CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice device, unsigned flags)
+{
+	ENTRY("cuDevicePrimaryCtxSetFlags", NEEDS_INIT);
+	return device != 0    ? CUDA_ERROR_INVALID_DEVICE
+	       : flags > 0xff ? CUDA_ERROR_INVALID_VALUE
+			      : CUDA_SUCCESS;
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device)
@@ -348,5 +357,6 @@ const struct cuda_double cistern_driver_double = {
 	state_set_delay_us,
 	state_set_total,
 	[](int fire) { state_set_orphans_fire(fire != 0); },
+	[] { return simt_races ? 1 : 0; },
 };
 }

@@ -40,6 +40,8 @@ struct cuda_double {
 	/* What an event becomes whose recorder died before it fired: 0, the default: it never fires, 1: it
 	 * fires. */
 	void (*set_orphans_fire)(int fire);
+	/* Whether this build of the double looks for races. */
+	int (*looks_for_races)(void);
 };
 
 /* NULL: the driver is none. library: the loader's handle, as in struct cuda_driver. */

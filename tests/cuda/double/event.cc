@@ -91,6 +91,12 @@ uint64_t now_ns()
 	return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
 }
 
+uint64_t own_start()
+{
+	static const uint64_t start = process_start(getpid());
+	return start;
+}
+
 /* With the registry's lock held. */
 CUresult usable(CUevent e)
 {
@@ -195,7 +201,7 @@ CUresult cuEventRecord(CUevent event, CUstream stream)
 			return result;
 		place = event->place;
 		place->counts->recorder = getpid();
-		place->counts->recorder_start = process_start(getpid());
+		place->counts->recorder_start = own_start();
 		number = ++place->counts->asked;
 	}
 	const CUresult result = stream_add(stream, [place, number] { finish(place->counts, number); });

@@ -24,9 +24,11 @@
 #include <vector>
 
 #include "kernels/cuda/simt.h"
+#include "tests/cuda/double/races.h"
 #include "tests/cuda/double/switch.h"
 
 __thread struct simt_self simt_self;
+const struct races *simt_races;
 
 namespace
 {
@@ -78,7 +80,7 @@ struct launch {
 	uint3 grid, block;
 	size_t shared_bytes;
 	const void *args;
-	uint64_t n_blocks;
+	uint64_t n_blocks, number;
 	std::atomic<uint64_t> next{0};
 	uint64_t n_done = 0; /* under the pool's lock */
 	unsigned n_helpers = 0;
@@ -214,6 +216,8 @@ void release_barrier(struct simt_run *r)
 	if (r->n_at_barrier == 0 || r->n_at_barrier < r->n_live)
 		return;
 	r->n_at_barrier = 0;
+	if (simt_races)
+		simt_races->barrier();
 	for (unsigned i = 0; i < r->n; i++)
 		if (r->fibres[i].state == state::barrier)
 			wake(r, i);
@@ -229,6 +233,8 @@ bool try_group(struct simt_run *r, unsigned warp, unsigned i)
 	if (g.arrived != (g.mask & ~w->ended))
 		return false;
 	w->groups[i] = w->groups[--w->n_groups];
+	if (simt_races && strcmp(g.what, "__syncwarp") == 0)
+		simt_races->warp_barrier(warp);
 	for (unsigned lane = 0; lane < 32; lane++)
 		of[lane] = g.arrived >> lane & 1 ? w->handed_in[lane] : nullptr;
 	g.combine(of, g.what);
@@ -330,6 +336,7 @@ void begin_block(struct simt_run *r, uint64_t number)
 		l->grid,
 		r->shared_end - (l->shared_bytes + 127) / 128 * 128,
 		r,
+		nullptr,
 	};
 
 	fill_with_poison(r->statics.start, r->statics.len);
@@ -373,11 +380,18 @@ void end_block(const struct simt_run *r)
 void run_block(struct simt_run *r, uint64_t number)
 {
 	begin_block(r, number);
+	const char *shared = static_cast<char *>(simt_self.shared);
+	const struct race_memory memory[2] = {
+		{r->statics.start, r->statics.len}, {shared, static_cast<size_t>(r->shared_end - shared)}};
+	if (simt_races)
+		simt_races->begin_block(r->launch->kernel->name, r->launch->number, number, memory);
 	while (r->n_live) {
 		if (r->ready.empty())
 			report_deadlock(r);
 		r->current = pick(r);
 		simt_self.thread = r->fibres[r->current].thread;
+		if (simt_races)
+			simt_races->run_thread(r->current);
 #ifdef __SANITIZE_ADDRESS__
 		__sanitizer_start_switch_fiber(&r->scheduler_fake, r->stack(r->current), stack_bytes);
 #endif
@@ -386,6 +400,8 @@ void run_block(struct simt_run *r, uint64_t number)
 		__sanitizer_finish_switch_fiber(r->scheduler_fake, nullptr, nullptr);
 #endif
 	}
+	if (simt_races)
+		simt_races->end_block();
 	end_block(r);
 }
 
@@ -464,11 +480,14 @@ void simt_launch(const struct simt_kernel *kernel, const uint32_t grid[3], const
 	l.block = {block[0], block[1], block[2]};
 	l.shared_bytes = shared_bytes;
 	l.args = args;
+	static std::atomic<uint64_t> n_launches;
+	l.number = ++n_launches;
 	l.n_blocks = static_cast<uint64_t>(grid[0]) * grid[1] * grid[2];
 
 	std::unique_lock<std::mutex> guard(p->lock);
 	begin_help(p);
-	if (l.n_blocks > 1) {
+	/* Races are looked for between blocks of one OS thread. */
+	if (l.n_blocks > 1 && !simt_races) {
 		p->launches.push_back(&l);
 		p->work.notify_all();
 	}
@@ -579,7 +598,10 @@ void simt_copy_finish(unsigned n_left)
 	struct fibre *f = &simt_self.run->fibres[simt_self.run->current];
 	size_t i = 0;
 
-	for (; i < f->copies.size() && f->copies[i].group + n_left < f->n_groups; i++)
+	for (; i < f->copies.size() && f->copies[i].group + n_left < f->n_groups; i++) {
+		if (simt_races)
+			simt_races->copy(f->copies[i].to, f->copies[i].from, 16);
 		memcpy(f->copies[i].to, f->copies[i].from, 16);
+	}
 	f->copies.erase(f->copies.begin(), f->copies.begin() + static_cast<ptrdiff_t>(i));
 }
