@@ -325,7 +325,7 @@ static void ranked_by_neighbours(void **state)
 
 	world_fill(w);
 	take(w, &v);
-	/* V is not rotated: there, between means the mean. Keys of those tokens are small, so that V tells.
+	/* Values are not rotated: there, between means the mean. For keys, the token before is near enough.
 	 */
 	for (size_t k = 0; k < sizeof between / sizeof *between; k++)
 		for (uint32_t l = 0; l < LAYERS; l++)
