@@ -9,6 +9,7 @@
 #include "base/fault.h"
 
 static const char *const modes[] = {"ratio", "fidelity", "pressure", NULL};
+static const char *const orders[] = {"attention", "fit", "neighbours", NULL};
 static const char *const switches[] = {"off", "on", NULL};
 
 #define FIELD(member) offsetof(struct policy, member)
@@ -54,11 +55,14 @@ static const struct policy_field fields[] = {
 		"deviations out is taken for a sink"},
 	{"sink_keep", POLICY_REAL, FIELD(sink_keep), 0, 5, "score", NULL,
 		"how far below the threshold a token that was a sink stays one"},
+	{"class_by", POLICY_CHOICE, FIELD(class_by), 0, 2, "", orders,
+		"what makes a coded token salient or redundant: attention that was seen or is foretold; how "
+		"badly the transform fits it; or how badly its neighbours foretell it"},
 	{"salient_share", POLICY_REAL, FIELD(salient_share), 0, 0.5, "share", NULL,
-		"share of the coded tokens, those that get most attention, that is coded finer"},
+		"share of the coded tokens, the most salient ones, that is coded finer"},
 	{"salient_finer", POLICY_COUNT, FIELD(salient_finer), 1, 15, "rungs", NULL, "by how much finer"},
 	{"redundant_share", POLICY_REAL, FIELD(redundant_share), 0, 0.5, "share", NULL,
-		"share of the coded tokens, those that get least attention, that is coded coarser"},
+		"share of the coded tokens, the most redundant ones, that is coded coarser"},
 	{"redundant_coarser", POLICY_COUNT, FIELD(redundant_coarser), 1, 15, "rungs", NULL,
 		"by how much coarser"},
 	{"alarm_error", POLICY_REAL, FIELD(alarm_error), 0, 1, "share", NULL,

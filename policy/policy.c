@@ -21,7 +21,11 @@ void policy_init(struct policy *p)
 		.sink_multiple = 5,
 		.sink_unusual = 4,
 		.sink_keep = 0.5,
-		.salient_finer = 2,
+		/* Records that are looked up later lose half as much or less, other text hardly more:
+		 * docs/policy.md has the measurement. */
+		.class_by = POLICY_BY_FIT,
+		.salient_share = 0.2,
+		.salient_finer = 1,
 		.redundant_coarser = 1,
 		.shadow_seconds = 60,
 		.attention_share = 0.01};

@@ -26,6 +26,13 @@ enum policy_mode {
 	POLICY_PRESSURE = 2, /* coarser as the pool fills */
 };
 
+/* What puts coded tokens in the order whose ends are salient and redundant. */
+enum policy_class_by {
+	POLICY_BY_ATTENTION = 0, /* that was seen, or is foretold */
+	POLICY_BY_FIT = 1,       /* how badly the basis fits them */
+	POLICY_BY_NEIGHBOURS = 2 /* how badly the tokens on either side foretell them */
+};
+
 struct policy {
 	uint32_t version;
 	uint32_t mode;        /* enum policy_mode */
@@ -46,9 +53,10 @@ struct policy {
 	double sink_unusual;    /* where no attention was seen: so many standard deviations do */
 	double sink_keep;       /* hysteresis */
 
-	double salient_share;   /* of coded tokens: those that get most attention, coded finer */
+	uint32_t class_by;      /* enum policy_class_by */
+	double salient_share;   /* of coded tokens, coded finer */
 	uint32_t salient_finer; /* by so many rungs */
-	double redundant_share; /* those that get least, coded coarser */
+	double redundant_share; /* at the other end, coded coarser */
 	uint32_t redundant_coarser;
 
 	double alarm_error; /* running error from which on the alarm is raised; 0: never */

@@ -37,6 +37,14 @@ enum codec_entropy {
 	CODEC_DEFLATE, /* levels as standard DEFLATE streams, for interchange */
 };
 
+/* By what a chunk's plain tokens are put in order, once they have been quantised. */
+enum codec_rank {
+	CODEC_UNRANKED,
+	CODEC_BY_FIT,        /* their errors: what the basis fits badly is salient */
+	CODEC_BY_NEIGHBOURS, /* what is left when they are foretold from the tokens on either side, of their
+				energy: what can be foretold is redundant */
+};
+
 struct codec_options {
 	const struct transform *transform; /* NULL: plain 8-bit codec */
 	uint32_t rung;                     /* of plain tokens */
@@ -45,12 +53,20 @@ struct codec_options {
 	enum codec_entropy entropy;
 	const uint8_t *classes; /* [n_tokens] enum token_class */
 	double max_error;       /* bound on a coded token's relative error, for every plane; 0: no bound */
+	enum codec_rank rank;   /* not of codec_transcode */
+	double salient_share, redundant_share; /* of plain tokens that are quantised: what the ends of that
+						  order become */
 	uint8_t name_space[16];
 	uint8_t key[32];
 	uint8_t parent[32];
 	uint32_t policy_version;
 	struct levels_counts *counts; /* [n_planes], what levels there are is added; NULL: not wanted */
 };
+
+struct policy;
+/* Sets what a policy says of a chunk whose plain tokens get this rung: rungs, rank and shares, bound,
+ * version. The transform is set. */
+void codec_follow(struct codec_options *o, const struct policy *p, uint32_t rung);
 
 struct codec; /* scratch memory of one thread */
 

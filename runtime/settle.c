@@ -87,7 +87,8 @@ static void rank(const struct judgement *j, uint8_t *classes)
 	const float *asked = j->options->seen ? j->options->seen + n : j->scores;
 	uint8_t ranked[FRAME_TOKENS_MAX];
 
-	if ((p->salient_share <= 0 && p->redundant_share <= 0) || (!j->options->seen && !j->scored))
+	if (p->class_by != POLICY_BY_ATTENTION || (p->salient_share <= 0 && p->redundant_share <= 0) ||
+		(!j->options->seen && !j->scored))
 		return;
 	for (uint32_t t = 0; t < n; t++)
 		ranked[t] = in_window(j, t) ? classes[t] : TOKEN_EXACT;
@@ -132,13 +133,12 @@ static int judge(
 static struct codec_options options_like(
 	const struct frame_info *info, const struct settle_options *options, const uint8_t *classes)
 {
-	return (struct codec_options){.transform = options->transform,
-		.rung = info->rung,
-		.rung_salient = info->rung_salient,
-		.rung_redundant = info->rung_redundant,
-		.classes = classes,
-		.max_error = options->policy->max_error,
-		.policy_version = options->policy->version};
+	struct codec_options o = {.transform = options->transform, .classes = classes};
+
+	codec_follow(&o, options->policy, info->rung);
+	o.rung_salient = info->rung_salient;
+	o.rung_redundant = info->rung_redundant;
+	return o;
 }
 
 int settle(struct codec *codec, struct detection *detection, const struct geometry *g, const void *frame,

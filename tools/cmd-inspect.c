@@ -105,6 +105,8 @@ static void print_decision(const json_t *d)
 		printf("attention  outputs %.4f off, worst %.4f (layer %.0f, head %.0f), as compared last\n",
 			ask_number(attention, "mean_error"), ask_number(attention, "worst_error"),
 			ask_number(attention, "worst_layer"), ask_number(attention, "worst_head"));
+	if (ask_number(d, "settled") > 0)
+		printf("settled    %.0f tokens, which the window has left since\n", ask_number(d, "settled"));
 	printf("sinks      %zu; %s\n", json_array_size(json_object_get(d, "sinks")),
 		!json_is_true(json_object_get(d, "searched")) ? "no detector yet, or the search is off"
 		: json_is_true(json_object_get(d, "trained"))

@@ -125,6 +125,20 @@ static void print_shadow(const json_t *s)
 		ask_number(s, "refused"));
 }
 
+static void print_upkeep(const json_t *u)
+{
+	const json_t *settled = json_object_get(u, "settled"), *coarsened = json_object_get(u, "coarsened");
+	char a[32], b[32];
+
+	if (!u)
+		return;
+	printf("upkeep    %.0f chunks settled (%s freed), %.0f wait; %.0f made coarser (%s freed)%s\n",
+		ask_number(settled, "chunks"), ask_bytes(ask_number(settled, "freed_bytes"), a),
+		ask_number(u, "waiting"), ask_number(coarsened, "chunks"),
+		ask_bytes(ask_number(coarsened, "freed_bytes"), b),
+		json_is_true(json_object_get(u, "pressure")) ? ", under pressure" : "");
+}
+
 static void print_status(const json_t *s)
 {
 	const json_t *pool = json_object_get(s, "pool"), *store = json_object_get(s, "store"),
@@ -165,6 +179,7 @@ static void print_status(const json_t *s)
 	}
 	print_fidelity(json_object_get(s, "fidelity"));
 	print_shadow(json_object_get(s, "shadow"));
+	print_upkeep(json_object_get(s, "upkeep"));
 	json_array_foreach(json_object_get(s, "sessions"), i, item)
 		printf("client    %.0f, namespace %s, uid %.0f, %.0f requests, %.0f in flight\n",
 			ask_number(item, "id"), json_string_value(json_object_get(item, "namespace")),

@@ -47,7 +47,8 @@ static int classify(struct simulator *s, const struct codec_chunk *chunk, uint64
 		for (size_t i = 0; i < n; i++)
 			s->sums.n_found += findings[i].reason != SINKS_BY_POSITION;
 	}
-	if ((p->salient_share > 0 || p->redundant_share > 0) && evidence.scores)
+	if (p->class_by == POLICY_BY_ATTENTION && (p->salient_share > 0 || p->redundant_share > 0) &&
+		evidence.scores)
 		sinks_rank(evidence.scores, chunk->n_tokens, p->salient_share, p->redundant_share, classes);
 	if (s->sums.n_chunks >= LESSONS)
 		return 0;
@@ -105,8 +106,7 @@ static int encode_chunk(struct simulator *s, const struct capture *c, uint32_t f
 		.n_tokens = left < SIMULATE_CHUNK ? left : SIMULATE_CHUNK,
 		.position = c->positions[first]};
 	uint8_t classes[SIMULATE_CHUNK], *frame;
-	struct codec_options options = {
-		.transform = s->transform, .classes = classes, .max_error = s->policy->max_error};
+	struct codec_options options = {.transform = s->transform, .classes = classes};
 	struct rate_plan plan = {0};
 	struct frame_info info;
 	size_t len;
@@ -115,10 +115,7 @@ static int encode_chunk(struct simulator *s, const struct capture *c, uint32_t f
 	if (!r && s->transform)
 		r = rate_choose(&s->rate, s->policy, s->transform,
 			(double)geometry_token_bytes(&c->geometry) * chunk.n_tokens, s->fill, &plan);
-	options.rung = plan.rung;
-	options.rung_salient = rate_salient_rung(s->policy, plan.rung);
-	if (s->transform)
-		options.rung_redundant = rate_redundant_rung(s->policy, s->transform, plan.rung);
+	codec_follow(&options, s->policy, plan.rung);
 	if (!r)
 		r = codec_encode(s->codec, &chunk, &options, &frame, &len, &info);
 	if (r)

@@ -5,9 +5,28 @@
 #include <string.h>
 #include <time.h>
 
+#include "policy/rate.h"
 #include "runtime/codec/internal.h"
 
 const uint8_t codec_coded_classes[CODED_CLASSES] = {TOKEN_PLAIN, TOKEN_SALIENT, TOKEN_REDUNDANT};
+
+_Static_assert((int)CODEC_UNRANKED == (int)POLICY_BY_ATTENTION && (int)CODEC_BY_FIT == (int)POLICY_BY_FIT &&
+		       (int)CODEC_BY_NEIGHBOURS == (int)POLICY_BY_NEIGHBOURS,
+	"attention gives its classes beforehand, encoding the others");
+
+void codec_follow(struct codec_options *o, const struct policy *p, uint32_t rung)
+{
+	const int ranks = p->salient_share > 0 || p->redundant_share > 0;
+
+	o->rung = rung;
+	o->rung_salient = rate_salient_rung(p, rung);
+	o->rung_redundant = o->transform ? rate_redundant_rung(p, o->transform, rung) : 0;
+	o->rank = ranks ? (enum codec_rank)p->class_by : CODEC_UNRANKED;
+	o->salient_share = p->salient_share;
+	o->redundant_share = p->redundant_share;
+	o->max_error = p->max_error;
+	o->policy_version = p->version;
+}
 
 struct codec *codec_new(const struct kernels *kernels, size_t scratch_max_bytes)
 {

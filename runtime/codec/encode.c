@@ -31,8 +31,8 @@ int encoder_init(struct encoder *e)
 
 	e->n_parts = codec_n_parts(e->chunk->geometry, t);
 	e->tokens = codec_scratch(c, SCRATCH_TOKENS, 3 * n * sizeof *e->tokens);
-	e->classes = codec_scratch(c, SCRATCH_CLASSES, 2 * n);
-	e->error = codec_scratch(c, SCRATCH_SUMS, (2 * n_planes + 4) * n * sizeof *e->error);
+	e->classes = codec_scratch(c, SCRATCH_CLASSES, 3 * n);
+	e->error = codec_scratch(c, SCRATCH_SUMS, (2 * n_planes + 6) * n * sizeof *e->error);
 	for (uint32_t i = 0; t && i < t->n_parts; i++)
 		components += t->parts[i].n_components;
 	e->levels = codec_scratch(c, SCRATCH_LEVELS, components * n * sizeof *e->levels);
@@ -44,6 +44,9 @@ int encoder_init(struct encoder *e)
 	e->lost = e->energy + n;
 	e->kept = e->lost + n;
 	e->dots = e->kept + n;
+	e->unforetold = e->dots + n;
+	e->all = e->unforetold + n;
+	memset(e->unforetold, 0, 2 * n * sizeof *e->unforetold);
 	memcpy(e->classes, e->options->classes, n);
 	for (uint32_t i = 0; i < n; i++)
 		e->todo[i] = !token_class_is_raw(e->classes[i]);
@@ -205,11 +208,21 @@ static int quantise_part(
 		return -ENOMEM;
 	add_norms(e, &part, tokens, n, x);
 	e->codec->kernels->project(part.transform->basis, r, part.p, x, part.p, n, c, n);
+	if (e->foretells)
+		encoder_foretell(e, tokens, n_of[0], c, n, r);
 	codec_stamp(e->codec, &e->codec->times.gemm);
 	return encoder_quantise(e, index, tokens, n_of, c, n, e->energy);
 }
 
-static double relative_error(const struct encoder *e, uint32_t plane, uint32_t token)
+void encoder_forget(struct encoder *e, uint32_t token)
+{
+	const size_t n = e->chunk->n_tokens;
+
+	for (uint32_t plane = 0; plane < e->chunk->geometry->n_planes; plane++)
+		e->error[plane * n + token] = e->norm[plane * n + token] = 0;
+}
+
+double encoder_relative_error(const struct encoder *e, uint32_t plane, uint32_t token)
 {
 	const size_t at = (size_t)plane * e->chunk->n_tokens + token;
 
@@ -239,7 +252,7 @@ int encoder_promote(struct encoder *e)
 		if (!e->todo[t])
 			continue;
 		for (uint32_t plane = 0; plane < n_planes; plane++) {
-			const double error = relative_error(e, plane, t);
+			const double error = encoder_relative_error(e, plane, t);
 
 			finite &= isfinite(error) != 0;
 			worst = error > worst ? error : worst;
@@ -251,23 +264,47 @@ int encoder_promote(struct encoder *e)
 								: TOKEN_EXACT;
 		e->todo[t] = e->classes[t] != TOKEN_EXACT;
 		again |= e->todo[t];
-		for (uint32_t plane = 0; plane < n_planes; plane++)
-			e->error[(size_t)plane * n + t] = e->norm[(size_t)plane * n + t] = 0;
+		encoder_forget(e, t);
 	}
 	return again;
 }
 
-int encoder_quantise_todo(struct encoder *e)
+static int quantise_once(struct encoder *e)
 {
+	size_t n_of[CODED_CLASSES];
+	const size_t n = list_todo(e, e->tokens, n_of);
 	int r = 0;
 
-	do {
-		size_t n_of[CODED_CLASSES];
-		const size_t n = list_todo(e, e->tokens, n_of);
+	for (uint32_t i = 0; !r && n && i < e->n_parts; i++)
+		r = quantise_part(e, i, e->tokens, n, n_of);
+	return r;
+}
 
-		for (uint32_t i = 0; !r && n && i < e->n_parts; i++)
-			r = quantise_part(e, i, e->tokens, n, n_of);
-	} while (!r && encoder_promote(e));
+/* Those whose class their order changes are quantised a second time; the bound is looked at for all, after.
+ */
+static int quantise_ranked(struct encoder *e)
+{
+	const size_t n = e->chunk->n_tokens;
+	uint8_t *changed = e->todo + n, *todo = e->todo;
+	int r;
+
+	e->foretells = e->options->rank == CODEC_BY_NEIGHBOURS;
+	r = quantise_once(e);
+	e->foretells = 0;
+	if (r || !encoder_rank(e, changed))
+		return r;
+	e->todo = changed;
+	r = quantise_once(e);
+	e->todo = todo;
+	return r;
+}
+
+int encoder_quantise_todo(struct encoder *e)
+{
+	int r = e->options->rank ? quantise_ranked(e) : quantise_once(e);
+
+	while (!r && encoder_promote(e))
+		r = quantise_once(e);
 	return r;
 }
 
@@ -474,7 +511,7 @@ void encoder_state_error(const struct encoder *e, struct frame_info *info)
 
 			if (token_class_is_raw(e->classes[t]))
 				continue;
-			relative = relative_error(e, plane, t);
+			relative = encoder_relative_error(e, plane, t);
 			sum += relative;
 			worst = relative > worst ? relative : worst;
 			n++;

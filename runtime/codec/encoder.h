@@ -29,6 +29,10 @@ struct encoder {
 	/* [n_tokens], of one part and the tokens in work: energy of their features, quantiser error, energy
 	 * of the components coded, z . w m. */
 	float *energy, *lost, *kept, *dots;
+	/* [n_tokens], of plain tokens, over all parts: what neighbours do not foretell, and all of it. Summed
+	 * up while `foretells`. */
+	float *unforetold, *all;
+	int foretells;
 };
 
 /* Takes scratch; classes are options'; every token that is not raw is to do. */
@@ -44,6 +48,17 @@ int encoder_gather(
  * energy: squared norms of what c came from. */
 int encoder_quantise(struct encoder *e, uint32_t part, const uint16_t *tokens,
 	const size_t n_of[CODED_CLASSES], const float *c, size_t c_stride, const float *energy);
+/* rank.c: what there is to be known of n plain tokens that follow each other, from a part's coefficients c
+ * [r, n]. */
+void encoder_foretell(
+	struct encoder *e, const uint16_t *tokens, size_t n, const float *c, size_t c_stride, size_t r);
+/* Gives plain tokens that are to do, and were quantised, the classes that their order asks for; those that
+ * got another are to do in out [n_tokens]. Returns how many. */
+size_t encoder_rank(struct encoder *e, uint8_t *out);
+/* Of a token that was quantised, in one plane. */
+double encoder_relative_error(const struct encoder *e, uint32_t plane, uint32_t token);
+/* Forgets what a token has lost: it is quantised again. */
+void encoder_forget(struct encoder *e, uint32_t token);
 /* Quantises all tokens that are to do, until the bound holds. */
 int encoder_quantise_todo(struct encoder *e);
 /* Moves tokens that are to do and pass the bound to a finer class. True: some are to be quantised again. */

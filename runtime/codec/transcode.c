@@ -227,6 +227,7 @@ int codec_transcode(struct codec *codec, const struct geometry *g, const void *d
 
 	with_classes.classes = classes;
 	with_classes.counts = NULL;
+	with_classes.rank = CODEC_UNRANKED;
 	r = transcoder_open(&x, codec, g, data, len, classes);
 	if (!r && (options->rung < x.info.rung || options->rung_salient < x.info.rung_salient ||
 			  options->rung_redundant < x.info.rung_redundant))

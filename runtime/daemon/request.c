@@ -344,24 +344,31 @@ static void is_ready(struct signals *g, int status)
 
 /* ---- PUT ---- */
 
+/* Which tokens encoding has found salient or redundant is in the frame alone. */
+static void count_ranked(struct step *step)
+{
+	uint8_t classes[FRAME_TOKENS_MAX];
+
+	if (frame_classes(step->frame, step->frame_bytes, classes))
+		return;
+	for (uint32_t i = 0; i < step->info.n_tokens; i++)
+		if (classes[i] == TOKEN_SALIENT || classes[i] == TOKEN_REDUNDANT) {
+			step->n_class[classes[i]]++;
+			step->n_class[TOKEN_PLAIN]--;
+		}
+}
+
 /* Classes and options, once: an encoding on the GPU that fails is done again by the host's codec. */
 static int put_classify(struct step *step, const struct codec_chunk *chunk)
 {
 	const struct request *q = step->request;
-	const struct policy *policy = step->plan.policy;
-	const struct transform *t = step->transform;
 	int r;
 
 	step->classes = malloc(chunk->n_tokens);
 	if (!step->classes)
 		return -ENOMEM;
-	step->options = (struct codec_options){.transform = t,
-		.rung = step->plan.rate.rung,
-		.rung_salient = rate_salient_rung(policy, step->plan.rate.rung),
-		.rung_redundant = t ? rate_redundant_rung(policy, t, step->plan.rate.rung) : 0,
-		.classes = step->classes,
-		.max_error = policy->max_error,
-		.policy_version = policy->version};
+	step->options = (struct codec_options){.transform = step->transform, .classes = step->classes};
+	codec_follow(&step->options, step->plan.policy, step->plan.rate.rung);
 	memcpy(step->options.name_space, q->session->name_space, 16);
 	memcpy(step->options.key, q->keys[step->chunk], 32);
 	memcpy(step->options.parent, step->chunk ? q->keys[step->chunk - 1] : q->parent, 32);
@@ -386,6 +393,8 @@ static void put_run(struct job *job, struct codec *codec)
 	if (!step->on_device)
 		step->status = codec_encode(
 			codec, &chunk, &step->options, &step->frame, &step->frame_bytes, &step->info);
+	if (!step->on_device && !step->status && step->options.rank)
+		count_ranked(step);
 	if (!is_first)
 		return;
 	if (!step->status && step->sample)

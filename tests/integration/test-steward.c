@@ -283,6 +283,45 @@ static void killed_while_settling(void **state)
 	private_daemon_stop(&d);
 }
 
+/* ---- classes by what encoding shows ---- */
+
+static int n_of_class(
+	const struct private_daemon *d, const struct engine *e, uint32_t chunk, const char *name)
+{
+	json_t *answer = inspect(d, e, chunk), *run;
+	int n = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(json_object_get(answer, "frame"), "classes"), i,
+		run) if (!strcmp(json_string_value(json_array_get(run, 0)), name)) n +=
+		(int)json_integer_value(json_array_get(run, 1));
+	json_decref(answer);
+	return n;
+}
+
+/* Shares of the tokens that are coded, when they are put and when they leave the window. */
+static void ranked_by_fit(void **state)
+{
+	struct private_daemon d = start((struct private_daemon_options){.no_store = 1,
+		.policy_lines = "class_by = fit\nsalient_share = 0.1\nredundant_share = 0.25\n"
+				"sink_search = off"});
+	struct engine e;
+
+	(void)state;
+	engine_open(&e, d.socket, 1);
+	put(&e, 3, SHORT);
+	assert_int_equal(n_of_class(&d, &e, 1, "salient"), E_CHUNK / 10);
+	assert_int_equal(n_of_class(&d, &e, 1, "redundant"), E_CHUNK / 4);
+	assert_int_equal(n_of_class(&d, &e, LAST, "salient"), (E_CHUNK - WINDOW) / 10);
+	put(&e, 3, LONG);
+	wait_for(&d, settled, 1);
+	assert_int_equal(n_of_class(&d, &e, LAST, "salient"), 2 * ((E_CHUNK - WINDOW) / 10));
+	assert_int_equal(n_of_class(&d, &e, LAST, "redundant"), E_CHUNK / 4);
+	assert_true(get(&e, 3, LONG) <= ERROR_MAX);
+	engine_close(&e);
+	private_daemon_stop(&d);
+}
+
 /* ---- pressure ---- */
 
 static double coarsened(const struct private_daemon *d)
@@ -475,6 +514,7 @@ int main(void)
 		cmocka_unit_test(the_window_moves_on),
 		cmocka_unit_test(brought_up_by_a_reader),
 		cmocka_unit_test(killed_while_settling),
+		cmocka_unit_test(ranked_by_fit),
 		cmocka_unit_test(cold_chunks_become_coarser),
 		cmocka_unit_test(the_bound_holds),
 		cmocka_unit_test(under_load),

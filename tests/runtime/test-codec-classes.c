@@ -240,6 +240,114 @@ static void the_bound_promotes(void **state)
 	free(frame);
 }
 
+/* The classes of a frame that ranks, which is the frame that encoding so from the start would have given. */
+static void rank(struct world *w, const struct values *v, const struct codec_options *with, uint8_t read[N])
+{
+	struct codec_options given = *with;
+	uint8_t classes[FRAME_TOKENS_MAX], *frame, *again;
+	size_t len, again_len;
+
+	put_back(w, v);
+	encode(w, with, &frame, &len, NULL);
+	assert_int_equal(frame_classes(frame, len, classes), 0);
+	memcpy(read, classes, N);
+	given.rank = CODEC_UNRANKED;
+	given.classes = read;
+	encode(w, &given, &again, &again_len, NULL);
+	assert_int_equal(len, again_len);
+	assert_same_bodies(frame, len, again, again_len);
+	free(frame);
+	free(again);
+}
+
+/* What loses most is coded finer, what loses least coarser; raw tokens and given classes stay. */
+static void ranked_by_fit(void **state)
+{
+	static struct values before, after;
+	struct world *w = *state;
+	uint8_t classes[N], read[N], *frame;
+	struct codec_options o = options_of(w, classes);
+	double least_salient = 1e9, most_redundant = 0, least_plain = 1e9, most_plain = 0;
+	size_t len, n[TOKEN_CLASSES] = {0};
+
+	for (int t = 0; t < N; t++)
+		classes[t] = t < 3 ? TOKEN_SINK : t >= N - 40 ? TOKEN_WINDOW : TOKEN_PLAIN;
+	classes[50] = TOKEN_REDUNDANT;
+	world_fill(w);
+	take(w, &before);
+	encode(w, &o, &frame, &len, NULL);
+	decode(w, frame, len, &after);
+	free(frame);
+	o.rank = CODEC_BY_FIT;
+	o.salient_share = 0.1;
+	o.redundant_share = 0.25;
+	rank(w, &before, &o, read);
+	for (uint32_t t = 0; t < N; t++) {
+		const double error = fmax(error_of(&before, &after, 0, t), error_of(&before, &after, 1, t));
+
+		n[read[t]]++;
+		if (classes[t] != TOKEN_PLAIN)
+			assert_int_equal(read[t], classes[t]);
+		else if (read[t] == TOKEN_SALIENT)
+			least_salient = fmin(least_salient, error);
+		else if (read[t] == TOKEN_REDUNDANT)
+			most_redundant = fmax(most_redundant, error);
+		else {
+			least_plain = fmin(least_plain, error);
+			most_plain = fmax(most_plain, error);
+		}
+	}
+	assert_int_equal(n[TOKEN_SALIENT], (N - 44) / 10);
+	assert_int_equal(n[TOKEN_REDUNDANT], (N - 44) / 4 + 1);
+	/* What was decoded is rounded to f16. */
+	assert_true(least_salient >= most_plain - 1e-3 && least_plain >= most_redundant - 1e-3);
+
+	/* With a bound, after: none is over it, whatever it was ranked. */
+	o.max_error = 0.9 * most_plain;
+	{
+		struct frame_info info;
+
+		put_back(w, &before);
+		encode(w, &o, &frame, &len, &info);
+		assert_true((double)fmaxf(info.error[0].max, info.error[1].max) <= o.max_error * 1.000001);
+		free(frame);
+	}
+}
+
+/* Tokens that are just between their neighbours are the redundant ones. */
+static void ranked_by_neighbours(void **state)
+{
+	static struct values v;
+	struct world *w = *state;
+	uint8_t classes[N] = {0}, read[N];
+	struct codec_options o = options_of(w, classes);
+	const int between[] = {20, 60, 61, 140};
+
+	world_fill(w);
+	take(w, &v);
+	/* Values are not rotated: there, between means the mean. For keys, the token before is near enough.
+	 */
+	for (size_t k = 0; k < sizeof between / sizeof *between; k++)
+		for (uint32_t l = 0; l < LAYERS; l++)
+			for (uint32_t i = 0; i < WIDTH; i++) {
+				uint16_t *at = v.of[l][1][between[k]] + i;
+
+				*at = f16_from_f32((f16_to_f32(v.of[l][1][between[k] - 1][i]) +
+							   f16_to_f32(v.of[l][1][between[k] + 1][i])) /
+						   2);
+				v.of[l][0][between[k]][i] = v.of[l][0][between[k] - 1][i];
+			}
+	o.rank = CODEC_BY_NEIGHBOURS;
+	o.redundant_share = 0.03;
+	rank(w, &v, &o, read);
+	assert_true(read[20] == TOKEN_REDUNDANT && read[140] == TOKEN_REDUNDANT);
+	for (int t = 0, n = 0; t < N; t++) {
+		n += read[t] == TOKEN_REDUNDANT;
+		assert_true(read[t] == TOKEN_PLAIN || read[t] == TOKEN_REDUNDANT);
+		assert_true(t + 1 < N || n == (int)(0.03 * N));
+	}
+}
+
 /* A coefficient that no level reaches is kept raw, whatever the bound. */
 static void out_of_reach(void **state)
 {
@@ -468,6 +576,8 @@ int main(void)
 		cmocka_unit_test(each_class_at_its_rung),
 		cmocka_unit_test(tokens_are_independent),
 		cmocka_unit_test(the_bound_promotes),
+		cmocka_unit_test(ranked_by_fit),
+		cmocka_unit_test(ranked_by_neighbours),
 		cmocka_unit_test(out_of_reach),
 		cmocka_unit_test(coarser_rungs),
 		cmocka_unit_test(transcoding_is_encoding_the_coefficients),

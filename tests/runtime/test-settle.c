@@ -58,6 +58,8 @@ static int set_up(void **state)
 	t->detector = learn(t);
 	policy_init(&t->policy);
 	t->policy.max_error = 0;
+	t->policy.class_by = POLICY_BY_ATTENTION;
+	t->policy.salient_share = 0;
 	t->policy.version = 8;
 	for (int i = 0; i < N; i++)
 		t->classes[i] = i < SINKS ? TOKEN_SINK : i >= N - WINDOW ? TOKEN_WINDOW : TOKEN_PLAIN;

@@ -115,27 +115,31 @@ static void add_unprotected(struct bench *b, struct under_test *u)
 	}
 }
 
-/* Each signal, and its opposite: a tenth finer, a quarter a little finer, a third coarser, and both. */
+/* By chance, by what neighbours foretell, by fit; and of that more. */
 static int make_classes(struct bench *b)
 {
-	static const struct class_rule shapes[] = {{.salient_share = 0.1, .finer = 2},
-		{.redundant_share = 0.3, .coarser = 1},
-		{.salient_share = 0.1, .finer = 2, .redundant_share = 0.3, .coarser = 1}};
-	static const struct class_rule signals[] = {{.signal = CLASS_BY_CHANCE}, {.signal = CLASS_BY_FIT},
-		{.signal = CLASS_BY_FIT, .reversed = true}, {.signal = CLASS_BY_NEIGHBOURS},
-		{.signal = CLASS_BY_NEIGHBOURS, .reversed = true}};
+	static const struct class_rule rules[] = {{.rank = CODEC_UNRANKED, .salient_share = 0.1, .finer = 2},
+		{.rank = CODEC_UNRANKED, .redundant_share = 0.3, .coarser = 1},
+		{.rank = CODEC_BY_NEIGHBOURS, .salient_share = 0.1, .finer = 2},
+		{.rank = CODEC_BY_NEIGHBOURS, .redundant_share = 0.3, .coarser = 1},
+		{.rank = CODEC_BY_FIT, .salient_share = 0.1, .finer = 2},
+		{.rank = CODEC_BY_FIT, .redundant_share = 0.3, .coarser = 1},
+		{.rank = CODEC_BY_FIT,
+			.salient_share = 0.1,
+			.finer = 2,
+			.redundant_share = 0.3,
+			.coarser = 1},
+		{.rank = CODEC_BY_FIT, .salient_share = 0.05, .finer = 2},
+		{.rank = CODEC_BY_FIT, .salient_share = 0.02, .finer = 2},
+		{.rank = CODEC_BY_FIT, .salient_share = 0.05, .finer = 4},
+		{.rank = CODEC_BY_FIT, .salient_share = 0.2, .finer = 1}};
 	int r = under_test_cistern(b->learning, &b->codecs[b->n_codecs]);
 
 	b->n_codecs += r == 0;
-	for (size_t i = 0; i < sizeof signals / sizeof *signals && r == 0; i++)
-		for (size_t k = 0; k < sizeof shapes / sizeof *shapes && r == 0; k++) {
-			struct class_rule rule = shapes[k];
-
-			rule.signal = signals[i].signal;
-			rule.reversed = signals[i].reversed;
-			r = under_test_cistern_classes(b->learning, &rule, &b->codecs[b->n_codecs]);
-			b->n_codecs += r == 0;
-		}
+	for (size_t i = 0; i < sizeof rules / sizeof *rules && r == 0; i++) {
+		r = under_test_cistern_classes(b->learning, &rules[i], &b->codecs[b->n_codecs]);
+		b->n_codecs += r == 0;
+	}
 	return r;
 }
 

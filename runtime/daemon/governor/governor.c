@@ -302,7 +302,8 @@ int plan_classify(struct plan *plan, const struct codec_chunk *chunk, uint64_t s
 	n = sinks_decide(&rules, &evidence, classes, findings ? findings : unkept);
 	for (size_t i = 0; i < n && findings && evidence.scores; i++)
 		findings[i].feature = detection_top(plan->detection, plan->detector, findings[i].token);
-	if ((p->salient_share > 0 || p->redundant_share > 0) && (plan->seen || evidence.scores))
+	if (p->class_by == POLICY_BY_ATTENTION && (p->salient_share > 0 || p->redundant_share > 0) &&
+		(plan->seen || evidence.scores))
 		sinks_rank(plan->seen ? plan->seen + chunk->n_tokens : evidence.scores, chunk->n_tokens,
 			p->salient_share, p->redundant_share, classes);
 	if (plan->record) {

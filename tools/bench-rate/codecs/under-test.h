@@ -40,16 +40,14 @@ extern const float under_test_ratios[8];
 int under_test_cistern(const struct learning *l, struct under_test **out);
 /* The same levels in DEFLATE streams. */
 int under_test_cistern_deflate(const struct learning *l, struct under_test **out);
-/* Salient and redundant tokens, by a signal that the chunk itself gives. */
-enum class_signal { CLASS_BY_CHANCE, CLASS_BY_FIT, CLASS_BY_NEIGHBOURS };
+/* Salient and redundant tokens, by what encoding shows of them, or (CODEC_UNRANKED) by chance. */
 struct class_rule {
-	enum class_signal signal;
-	bool reversed; /* the other end of the order is salient */
+	enum codec_rank rank;
 	double salient_share, redundant_share;
 	uint32_t finer, coarser; /* rungs */
 };
 /* Measured at a few rungs in the middle of the ladder. */
-enum { CLASSES_FIRST_RUNG = 3, CLASSES_RUNGS = 3 };
+enum { CLASSES_FIRST_RUNG = 4, CLASSES_RUNGS = 2 };
 /* -ENOENT: the transform has no such rungs. */
 int under_test_cistern_classes(
 	const struct learning *l, const struct class_rule *rule, struct under_test **out);
