@@ -389,8 +389,9 @@ static __device__ uint32_t inflate_literals(struct inflate_input *r, const struc
 						return DEFLATE_OVERFLOW;
 					if (entry >> 4 == INFLATE_END)
 						return DEFLATE_DONE;
-					return entry ? inflate_read_match(r, t, entry >> 4, o, match)
-						     : DEFLATE_DAMAGED;
+					if (entry == 0)
+						return DEFLATE_DAMAGED;
+					return inflate_read_match(r, t, entry >> 4, o, match);
 				}
 			}
 			inflate_bits(r, entry & 15);
