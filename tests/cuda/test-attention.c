@@ -259,31 +259,56 @@ static double compare(
 	return worst;
 }
 
+static void check_shape(const struct shape *h, uint64_t *random)
+{
+	float *both = grab(4 * (size_t)h->n_tokens, sizeof *both);
+	float *got[2] = {both, both + h->n_tokens};
+	float *wanted[2] = {both + 2 * h->n_tokens, both + 3 * h->n_tokens};
+	struct sequence s;
+	uint32_t judged = 0;
+	double bound, worst;
+
+	make_sequence(&s, h, random);
+	on_host(&s, wanted[0], wanted[1]);
+	on_device(&s, got[0], got[1]);
+	bound = 2 * (h->dim + 16) * 0x1p-24 * largest_magnitude(&s) + 1e-5;
+	worst = fmax(compare(h, "resting", got[0], wanted[0], bound),
+		compare(h, "asked", got[1], wanted[1], bound));
+	for (uint32_t t = 0; t < h->n_tokens; t++)
+		judged += !isnan(wanted[0][t]);
+	printf("%s: %u of %u tokens judged, off by %.1e, bound %.1e\n", h->name, judged, h->n_tokens, worst,
+		bound);
+	free_sequence(&s);
+	free(both);
+}
+
 static void mass_is_as_the_host_has_it(void **state)
 {
 	uint64_t random = seed;
 
 	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-		const struct shape *h = &shapes[i];
-		float *both = grab(4 * (size_t)h->n_tokens, sizeof *both);
-		float *got[2] = {both, both + h->n_tokens};
-		float *wanted[2] = {both + 2 * h->n_tokens, both + 3 * h->n_tokens};
-		struct sequence s;
-		uint32_t judged = 0;
-		double bound, worst;
+		check_shape(&shapes[i], &random);
+		trial_release(state);
+	}
+}
 
-		make_sequence(&s, h, &random);
-		on_host(&s, wanted[0], wanted[1]);
-		on_device(&s, got[0], got[1]);
-		bound = 2 * (h->dim + 16) * 0x1p-24 * largest_magnitude(&s) + 1e-5;
-		worst = fmax(compare(h, "resting", got[0], wanted[0], bound),
-			compare(h, "asked", got[1], wanted[1], bound));
-		for (uint32_t t = 0; t < h->n_tokens; t++)
-			judged += !isnan(wanted[0][t]);
-		printf("%s: %u of %u tokens judged, off by %.1e, bound %.1e\n", h->name, judged, h->n_tokens,
-			worst, bound);
-		free_sequence(&s);
-		free(both);
+static void so_it_is_for_any_shape(void **state)
+{
+	uint64_t random = seed + 1;
+
+	for (int i = 0; i < 8; i++) {
+		struct shape h = {.name = "any",
+			.n_layers = 1 + trial_below(&random, 3),
+			.n_kv_heads = 1 + trial_below(&random, 3),
+			.dim = 1 + trial_below(&random, 160),
+			.dtype = DTYPE_F16 + trial_below(&random, 3),
+			.n_tokens = 1 + trial_below(&random, 400),
+			.chunk_tokens = 1 + trial_below(&random, 150),
+			.spread = trial_below(&random, 2)};
+
+		h.n_heads = h.n_kv_heads * (1 + trial_below(&random, 4));
+		h.n_queries = 1 + trial_below(&random, h.n_tokens < 40 ? h.n_tokens : 40);
+		check_shape(&h, &random);
 		trial_release(state);
 	}
 }
@@ -292,6 +317,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(mass_is_as_the_host_has_it, trial_release),
+		cmocka_unit_test_teardown(so_it_is_for_any_shape, trial_release),
 	};
 
 	int r = trial_begin(&seed);

@@ -155,24 +155,45 @@ static void compare(const struct stream *s, const struct sums *got, struct covar
 	free(matrix);
 }
 
+static void check_stream(const struct stream *s, uint64_t *random)
+{
+	struct covariance *host = covariance_new(s->p);
+	struct sums sums;
+
+	assert_non_null(host);
+	sum_up(s, random, host, &sums);
+	assert_int_equal(sums.n[0], covariance_count(host));
+	assert_int_equal(sums.n[1], covariance_rejected(host));
+	assert_int_equal(sums.n[2], 0);
+	compare(s, &sums, host);
+	covariance_free(host);
+	free(sums.shift);
+	free(sums.sum);
+	free(sums.total);
+}
+
 static void sums_are_as_the_host_has_them(void **state)
 {
 	uint64_t random = seed;
 
 	for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
-		struct covariance *host = covariance_new(streams[i].p);
-		struct sums sums;
+		check_stream(&streams[i], &random);
+		trial_release(state);
+	}
+}
 
-		assert_non_null(host);
-		sum_up(&streams[i], &random, host, &sums);
-		assert_int_equal(sums.n[0], covariance_count(host));
-		assert_int_equal(sums.n[1], covariance_rejected(host));
-		assert_int_equal(sums.n[2], 0);
-		compare(&streams[i], &sums, host);
-		covariance_free(host);
-		free(sums.shift);
-		free(sums.sum);
-		free(sums.total);
+static void so_they_are_for_any_shape(void **state)
+{
+	uint64_t random = seed + 1;
+
+	for (int i = 0; i < 8; i++) {
+		struct stream s = {.name = "any", .p = 1 + trial_below(&random, 200), .mean = 2};
+
+		s.stride = s.p + trial_below(&random, 9);
+		s.spoiled = trial_below(&random, 2) ? 2 + trial_below(&random, 8) : 0;
+		for (uint32_t b = 0; b <= trial_below(&random, BATCHES_MAX); b++)
+			s.batches[b] = 1 + trial_below(&random, 400);
+		check_stream(&s, &random);
 		trial_release(state);
 	}
 }
@@ -181,6 +202,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(sums_are_as_the_host_has_them, trial_release),
+		cmocka_unit_test_teardown(so_they_are_for_any_shape, trial_release),
 	};
 
 	int r = trial_begin(&seed);
