@@ -23,6 +23,10 @@
 #include <thread>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "kernels/cuda/simt.h"
 #include "tests/cuda/double/races.h"
 #include "tests/cuda/double/switch.h"
@@ -35,6 +39,7 @@ namespace
 
 #ifdef __SANITIZE_ADDRESS__
 const size_t stack_bytes = 256 << 10;
+const size_t end_frames_bytes = 2048; /* more than what lies on a stack when its fibre has ended */
 #else
 const size_t stack_bytes = 64 << 10;
 #endif
@@ -354,6 +359,10 @@ void begin_block(struct simt_run *r, uint64_t number)
 		f->n_groups = 0;
 		f->copies.clear();
 		f->thread = {i % l->block.x, i / l->block.x % l->block.y, i / l->block.x / l->block.y};
+#ifdef __SANITIZE_ADDRESS__
+		/* A fibre ends by switching away: the frames it did that from never took their marks back. */
+		__asan_unpoison_memory_region(r->stack(i) + stack_bytes - end_frames_bytes, end_frames_bytes);
+#endif
 		/* Tops at different places of their pages, or all would fall in the same sets of the caches.
 		 */
 		stack_context_make(&f->context, r->stack(i), stack_bytes - i * 7 % 64 * 64, fibre_main);
