@@ -10,11 +10,10 @@
 enum {
 	RETRIES_MAX = 1000, /* of one request, before interruptions count as failure */
 	CALL_BYTES_MAX = 1 << 30,
-	/* A disk behind a queue may well tell of everything it has done at once. What is made ready next
-	 * (and checked, and summed up) in one go, it waits for all of; so it is given the first of it early.
-	 */
-	SUBMIT_BATCH = 4,
-	TAKE_BATCH = 4,
+	/* A disk behind a queue may well tell of everything it has done at once, and waits while all of it is
+	 * checked; so it is asked for more after the first few. Writes follow each other on the disk and are
+	 * better handed over together. */
+	READS_AT_ONCE = 4,
 };
 /* The kernel takes no larger piece of memory as one registered buffer. */
 static const size_t IO_FIXED_BYTES = 1u << 30;
@@ -168,8 +167,6 @@ static void queue(struct io *io, struct io_request *r)
 	if (is_fixed_file(io, r->kind, r->fd))
 		sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data(sqe, r);
-	if (io_uring_sq_ready(&io->ring) >= SUBMIT_BATCH)
-		io_uring_submit(&io->ring);
 }
 
 void io_start(struct io *io, struct io_request *r)
@@ -239,17 +236,18 @@ static void carry_out_first(struct io *io)
 static int take_completions(struct io *io)
 {
 	struct io_uring_cqe *cqe;
-	int n = 0, r = io_uring_submit_and_get_events(&io->ring);
+	int n = 0, n_reads = 0, r = io_uring_submit_and_get_events(&io->ring);
 
 	/* EBUSY: completions have piled up, and are taken now. */
 	if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
 		return r;
 	/* One at a time, since done may queue more. */
-	while (n < TAKE_BATCH && io_uring_peek_cqe(&io->ring, &cqe) == 0) {
+	while (n_reads < READS_AT_ONCE && io_uring_peek_cqe(&io->ring, &cqe) == 0) {
 		struct io_request *request = io_uring_cqe_get_data(cqe);
 		int result = cqe->res;
 
 		io_uring_cqe_seen(&io->ring, cqe);
+		n_reads += request->kind == IO_READ;
 		take_result(io, request, result);
 		n++;
 	}
