@@ -141,23 +141,34 @@ static float cold_sum(const struct sinks_detector *d, const float *features)
 	return keys / (float)n_keys + others;
 }
 
+static float unusual_of(const struct sinks_detector *d, const float *features)
+{
+	return (cold_sum(d, features) - d->cold_mean) * d->cold_scale;
+}
+
+void sinks_unusual(const struct sinks_detector *d, const float *features, size_t n_tokens, float *unusual)
+{
+	for (size_t t = 0; t < n_tokens; t++)
+		unusual[t] = unusual_of(d, features + t * d->view.n_features);
+}
+
 void sinks_score(const struct sinks_detector *d, const float *features, size_t n_tokens, float *scores)
 {
 	for (size_t t = 0; t < n_tokens; t++) {
 		const float *f = features + t * d->view.n_features;
 
-		scores[t] =
-			d->trained ? trained_score(d, f) : (cold_sum(d, f) - d->cold_mean) * d->cold_scale;
+		scores[t] = d->trained ? trained_score(d, f) : unusual_of(d, f);
 	}
 }
 
-uint16_t sinks_top(const struct sinks_detector *d, const float *features)
+uint16_t sinks_top(const struct sinks_detector *d, const float *features, bool unusual)
 {
+	const bool learned = d->trained && !unusual;
 	float most = -INFINITY;
 	uint16_t top = 0;
 
 	for (uint32_t i = 0; i < d->view.n_features; i++) {
-		const float part = d->trained ? d->coefficient[i] * z_of(d, features, i)
+		const float part = learned ? d->coefficient[i] * z_of(d, features, i)
 				   : i % SINKS_SIGNALS == SINKS_DISTANCE ? z_of(d, features, i)
 									 : -INFINITY;
 

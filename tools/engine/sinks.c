@@ -116,13 +116,12 @@ static int observe(struct judge *j, const struct kv_table *table, const struct t
 	const struct model *m = j->e.model;
 	const struct kv_run run = {.blocks = table->blocks, .block_tokens = KV_BLOCK_TOKENS};
 	const uint32_t n_queries = n_tokens / FORWARD_CHUNK * TRUTH_QUERIES;
-	float *asked = malloc(n_tokens * sizeof *asked);
-	int r = asked ? 0 : -ENOMEM;
+	float *others = malloc(2 * (size_t)n_tokens * sizeof *others);
+	const struct observed o = {resting, others, others ? others + n_tokens : NULL};
+	int r = others ? 0 : -ENOMEM;
 
-	for (uint32_t i = 0; i < n_tokens; i++)
-		resting[i] = NAN;
-	for (uint32_t i = 0; i < n_tokens && asked; i++)
-		asked[i] = NAN;
+	for (uint32_t i = 0; i < n_tokens && others; i++)
+		o.drawing[i] = o.resting[i] = o.asked[i] = NAN;
 	for (uint32_t l = 0; l < m->n_layers && !r; l++) {
 		const struct detection_queries q = {.n_queries = n_queries,
 			.n_heads = m->n_heads,
@@ -132,9 +131,9 @@ static int observe(struct judge *j, const struct kv_table *table, const struct t
 				  (size_t)l * t->n_chunks * TRUTH_QUERIES * m->n_heads * m->head_dim};
 
 		r = detection_observe(j->detection, &j->g.planes[0], &j->pages[2 * l], &run, n_tokens,
-			FORWARD_CHUNK, &q, resting, asked);
+			FORWARD_CHUNK, &q, &o);
 	}
-	free(asked);
+	free(others);
 	return r;
 }
 
@@ -229,7 +228,7 @@ static int classify(struct judge *j, enum way way, const struct truth *t, const 
 		if (way == NOTHING || way == FIRST_4 || way == ORACLE || way == FIRST_AS_MANY)
 			continue;
 		start = now_ns();
-		r = detection_score(j->detection, &chunk, detector, &evidence.scores);
+		r = detection_score(j->detection, &chunk, detector, &evidence);
 		if (r)
 			return r;
 		sinks_decide(&j->rules, &evidence, mine, findings);
