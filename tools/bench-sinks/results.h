@@ -27,7 +27,8 @@ struct sinks_results {
 	const struct search_tally *text; /* [WAYS]: of sequences whose caches are as computed */
 	const uint32_t *by_head;         /* [n_layers * n_heads], of the same */
 	uint32_t n_layers, n_heads;
-	double search_us, encode_us; /* medians, of a chunk; encode_us 0: not measured */
+	double search_us,
+		encode_us; /* medians of what a chunk takes of the thread; encode_us 0: not measured */
 };
 
 /* A new reference; NULL: out of memory. */

@@ -181,13 +181,13 @@ static int decide_chunk(struct search *f, const struct sequence *s, enum way way
 	const struct sinks_detector *d = way == WAY_COLD ? f->cold : f->learned;
 	struct sinks_finding findings[FORWARD_CHUNK];
 	struct sinks_evidence evidence = {.n_tokens = FORWARD_CHUNK, .seen = drawing};
-	const uint64_t start = bench_now_ns();
+	const uint64_t start = bench_cpu_ns();
 	int r = detection_score(f->detection, &chunk, d, &evidence);
 
 	if (r)
 		return r;
 	sinks_decide(&rules, &evidence, classes, findings);
-	note_time(f, (double)(bench_now_ns() - start));
+	note_time(f, (double)(bench_cpu_ns() - start));
 	for (uint32_t t = 0; t < FORWARD_CHUNK; t++)
 		scores[t] = score_of(&rules, &evidence, t);
 	return 0;

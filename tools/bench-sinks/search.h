@@ -48,7 +48,7 @@ struct search {
 	uint32_t n_shown;
 	struct detection *detection;
 	struct sinks_detector *cold, *learned;
-	double *search_ns; /* [n_search], of a chunk */
+	double *search_ns; /* [n_search], of a chunk, on this thread */
 	size_t n_search, n_search_max;
 };
 
