@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "policy/sinks/observe.h"
 #include "runtime/codec/internal.h"
 
 _Static_assert(sizeof(struct token_statistic) == SINKS_SIGNALS * sizeof(float), "the same three sums");
@@ -79,14 +78,14 @@ static void positions_of(const struct codec_chunk *chunk, uint64_t positions[FRA
 }
 
 int detection_score_at(struct detection *d, const struct codec_chunk *chunk, const uint64_t *positions,
-	const struct sinks_detector *detector, const float **scores_out)
+	const struct sinks_detector *detector, struct sinks_evidence *evidence)
 {
 	const struct sinks_view *v = &detector->view;
 	const size_t n = chunk->n_tokens;
 	const uint32_t heads = v->n_heads[0] > v->n_heads[1] ? v->n_heads[0] : v->n_heads[1];
 	struct token_statistic *statistics = scratch_get(&d->statistics, n * heads * sizeof *statistics);
 	float *features = scratch_get(&d->features, n * v->n_features * sizeof *features);
-	float *scores = scratch_get(&d->scores, n * sizeof *scores);
+	float *scores = scratch_get(&d->scores, 2 * n * sizeof *scores);
 
 	if (!statistics || !features || !scores)
 		return -ENOMEM;
@@ -107,23 +106,33 @@ int detection_score_at(struct detection *d, const struct codec_chunk *chunk, con
 		}
 	}
 	sinks_score(detector, features, n, scores);
-	*scores_out = scores;
+	evidence->scores = scores;
+	evidence->trained = detector->trained;
+	evidence->threshold = detector->threshold;
+	evidence->familiar = detector->familiar;
+	evidence->unusual = NULL;
+	if (detector->trained) {
+		sinks_unusual(detector, features, n, scores + n);
+		evidence->unusual = scores + n;
+	}
 	return 0;
 }
 
 int detection_score(struct detection *d, const struct codec_chunk *chunk,
-	const struct sinks_detector *detector, const float **scores)
+	const struct sinks_detector *detector, struct sinks_evidence *evidence)
 {
 	uint64_t positions[FRAME_TOKENS_MAX];
 
 	positions_of(chunk, positions);
-	return detection_score_at(d, chunk, positions, detector, scores);
+	return detection_score_at(d, chunk, positions, detector, evidence);
 }
 
-uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector, uint16_t token)
+uint16_t detection_top(
+	const struct detection *d, const struct sinks_detector *detector, const struct sinks_finding *finding)
 {
-	return sinks_top(
-		detector, (const float *)d->features.data + (size_t)token * detector->view.n_features);
+	return sinks_top(detector,
+		(const float *)d->features.data + (size_t)finding->token * detector->view.n_features,
+		finding->reason == SINKS_UNUSUAL);
 }
 
 void detection_by_layer(
@@ -196,7 +205,7 @@ static int score_head(struct detection *d, const float *keys, size_t width, uint
 
 int detection_observe(struct detection *d, const struct plane *plane, const struct kv_pages *pages,
 	const struct kv_run *run, uint32_t n_tokens, uint32_t chunk_tokens, const struct detection_queries *q,
-	float *resting, float *asked)
+	const struct observed *out)
 {
 	const size_t width = plane_width(plane);
 	float *keys = scratch_get(&d->x, (size_t)n_tokens * width * sizeof *keys);
@@ -227,7 +236,7 @@ int detection_observe(struct detection *d, const struct plane *plane, const stru
 				d, keys, width, plane->dim, n_tokens, q, h, first, end - first, &scores);
 			if (!r)
 				observe_head(scores, n_tokens, q->positions + first, end - first, judged,
-					limit, resting, asked);
+					limit, out);
 		}
 		judged = limit > judged ? limit : judged;
 	}

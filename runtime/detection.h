@@ -8,6 +8,7 @@
 
 #include "policy/sinks/decide.h"
 #include "policy/sinks/learner.h"
+#include "policy/sinks/observe.h"
 #include "runtime/codec.h"
 
 struct detection;
@@ -19,17 +20,18 @@ struct detection *detection_free(struct detection *d);
 size_t detection_scratch_bytes(const struct detection *d);
 void detection_trim(struct detection *d);
 
-/* Scores a chunk's tokens: *scores, [n_tokens], are valid until the next call on d. The detector must be of
- * the chunk's geometry. -ENOMEM. */
+/* Scores a chunk's tokens: sets what a detector tells in the evidence; its arrays are valid until the next
+ * call on d. The detector must be of the chunk's geometry. -ENOMEM. */
 int detection_score(struct detection *d, const struct codec_chunk *chunk,
-	const struct sinks_detector *detector, const float **scores);
+	const struct sinks_detector *detector, struct sinks_evidence *evidence);
 /* The same for tokens that need not follow each other: token i of the chunk's run stands at positions[i] of
  * its sequence. The chunk's own position is not looked at. */
 int detection_score_at(struct detection *d, const struct codec_chunk *chunk, const uint64_t *positions,
-	const struct sinks_detector *detector, const float **scores);
+	const struct sinks_detector *detector, struct sinks_evidence *evidence);
 
-/* Of the tokens scored last, one: the feature that added most. */
-uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector, uint16_t token);
+/* Of the tokens scored last, the one found: the feature that added most. */
+uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector,
+	const struct sinks_finding *finding);
 
 /* Of the tokens scored last: what each layer of the view added to the score. out: [n_layers, n_tokens]. */
 void detection_by_layer(
@@ -49,12 +51,12 @@ struct detection_queries {
 };
 
 /* The attention of these queries over a run of tokens from position 0 on, the keys read from one layer's
- * pages of the key plane: raises resting and asked, [n_tokens], logs of multiples of the uniform share
- * (policy/sinks/observe.h), NAN at first. A token is judged by the nearest group of queries (those of one
- * chunk of chunk_tokens) behind its own chunk; what a chunk's own queries give its tokens says more of how
- * near they are. Tokens behind which there is none stay as they are. -ENOMEM. */
+ * pages of the key plane: raises what was observed, [n_tokens] each, NAN at first. A token is judged by the
+ * nearest group of queries (those of one chunk of chunk_tokens) behind its own chunk; what a chunk's own
+ * queries give its tokens says more of how near they are. Tokens behind which there is none stay as they are.
+ * -ENOMEM. */
 int detection_observe(struct detection *d, const struct plane *plane, const struct kv_pages *pages,
 	const struct kv_run *run, uint32_t n_tokens, uint32_t chunk_tokens,
-	const struct detection_queries *queries, float *resting, float *asked);
+	const struct detection_queries *queries, const struct observed *out);
 
 #endif

@@ -11,8 +11,10 @@
 struct judgement {
 	const struct settle_options *options;
 	const struct raw_tokens *raw;
-	float *scores; /* [n_tokens], of the detector; -INFINITY: not in the window */
-	float *seen;   /* [n_tokens], resting; NAN: not seen, or not in the window */
+	float *scores;              /* [n_tokens], of the detector; -INFINITY: not in the window */
+	float *unusual;             /* [n_tokens], the same */
+	float *seen;                /* [n_tokens], drawing; NAN: not seen, or not in the window */
+	struct sinks_evidence told; /* by the detector, of the raw tokens side by side */
 	bool scored;
 };
 
@@ -28,16 +30,18 @@ static int score(struct judgement *j, struct detection *detection, const struct 
 	const struct codec_chunk chunk = {
 		.geometry = g, .pages = raw->pages, .run = raw_tokens_run(raw), .n_tokens = raw->info.n_raw};
 	uint64_t positions[FRAME_TOKENS_MAX];
-	const float *scores;
 	int r;
 
 	for (uint32_t t = 0; t < raw->info.n_tokens; t++)
 		if (token_class_is_raw(raw->classes[t]))
 			positions[raw->slot[t]] = raw->info.position + t;
-	r = detection_score_at(detection, &chunk, positions, j->options->detector, &scores);
+	r = detection_score_at(detection, &chunk, positions, j->options->detector, &j->told);
 	j->scored = !r;
 	for (uint32_t t = 0; t < raw->info.n_tokens && !r; t++)
-		j->scores[t] = in_window(j, t) ? scores[raw->slot[t]] : -INFINITY;
+		if (in_window(j, t)) {
+			j->scores[t] = j->told.scores[raw->slot[t]];
+			j->unusual[t] = j->told.unusual ? j->told.unusual[raw->slot[t]] : -INFINITY;
+		}
 	return r;
 }
 
@@ -56,16 +60,17 @@ static size_t n_spent(const struct judgement *j)
 static uint32_t find_sinks(struct judgement *j, uint8_t *classes, struct sinks_finding *findings)
 {
 	const struct policy *p = j->options->policy;
-	const struct sinks_detector *d = j->scored ? j->options->detector : NULL;
 	const struct sinks_rules rules = {.budget = p->sink_budget,
 		.multiple = p->sink_multiple,
 		.unusual = p->sink_unusual,
 		.keep = p->sink_keep};
 	const struct sinks_evidence evidence = {.n_tokens = j->raw->info.n_tokens,
 		.seen = j->options->seen ? j->seen : NULL,
-		.scores = d ? j->scores : NULL,
-		.trained = d && d->trained,
-		.threshold = d ? d->threshold : 0,
+		.scores = j->scored ? j->scores : NULL,
+		.trained = j->told.trained,
+		.threshold = j->told.threshold,
+		.unusual = j->told.unusual ? j->unusual : NULL,
+		.familiar = j->told.familiar,
 		.n_spent = n_spent(j)};
 	uint32_t n = 0;
 	size_t n_all;
@@ -107,7 +112,7 @@ static int judge(
 	for (uint32_t t = 0; t < info->n_tokens; t++) {
 		out->classes[t] = in_window(j, t) ? TOKEN_PLAIN : j->raw->classes[t];
 		out->n_left += in_window(j, t);
-		j->scores[t] = -INFINITY;
+		j->scores[t] = j->unusual[t] = -INFINITY;
 		j->seen[t] = in_window(j, t) && j->options->seen ? j->options->seen[t] : NAN;
 	}
 	if (!out->n_left)
@@ -122,9 +127,12 @@ static int judge(
 			out->classes[t] = TOKEN_SINK;
 	out->n_findings = find_sinks(j, out->classes, out->findings);
 	for (uint32_t i = 0; i < out->n_findings && j->scored; i++)
-		if (out->findings[i].reason != SINKS_BY_POSITION)
-			out->findings[i].feature = detection_top(
-				detection, j->options->detector, j->raw->slot[out->findings[i].token]);
+		if (out->findings[i].reason != SINKS_BY_POSITION) {
+			struct sinks_finding in_row = out->findings[i];
+
+			in_row.token = j->raw->slot[in_row.token];
+			out->findings[i].feature = detection_top(detection, j->options->detector, &in_row);
+		}
 	rank(j, out->classes);
 	return 0;
 }
@@ -155,8 +163,9 @@ int settle(struct codec *codec, struct detection *detection, const struct geomet
 	r = raw_tokens_init(&raw, codec, g, options->transform, frame, len);
 	if (r)
 		return r == -ENODATA ? -ERANGE : r;
-	j.scores = malloc(2 * (size_t)raw.info.n_tokens * sizeof *j.scores);
+	j.scores = malloc(3 * (size_t)raw.info.n_tokens * sizeof *j.scores);
 	j.seen = j.scores ? j.scores + raw.info.n_tokens : NULL;
+	j.unusual = j.scores ? j.seen + raw.info.n_tokens : NULL;
 	s.findings = calloc(raw.info.n_tokens, sizeof *s.findings);
 	r = j.scores && s.findings ? judge(&j, detection, g, &s) : -ENOMEM;
 	encode = options_like(&raw.info, options, s.classes);

@@ -17,7 +17,7 @@ struct settle_options {
 	const struct policy *policy;
 	const struct sinks_detector *detector; /* of the frame's geometry; NULL: none is known */
 	const float
-		*seen; /* [2, n_tokens]: resting and asked (policy/sinks/observe.h); NULL: none was seen */
+		*seen; /* [2, n_tokens]: drawing and asked (policy/sinks/observe.h); NULL: none was seen */
 };
 
 struct settled {

@@ -281,7 +281,8 @@ struct cistern_observation {
 	/* QUERIES: n_queries vectors of each of n_layers layers from first_layer on, as they meet the cached
 	 * keys (rotated): values is [n_layers, n_queries, n_heads, dim] of the key plane's dtype, n_heads a
 	 * multiple of the plane's; positions: [n_queries], rising. scale: of the scores, 0 for 1 / sqrt(dim).
-	 * A few of each chunk are enough (its last 16, say): a chunk is judged by the nearest ones behind it.
+	 * A few of each chunk are enough, every sixteenth, say; its last 16 tell less. A chunk is judged by
+	 * the nearest ones behind it.
 	 * SUMS: sums is [n_tokens], the attention that each token of the run was given by the sequence's last
 	 * n_queries queries, added up over these, in the layer and head where that is most. */
 	uint32_t n_queries;

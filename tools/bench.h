@@ -6,6 +6,8 @@
 #include <stdint.h>
 
 uint64_t bench_now_ns(void);
+/* What this thread has run for: on a busy machine the time of short work and of long, fairly. */
+uint64_t bench_cpu_ns(void);
 /* Sorts samples and returns the q-quantile (0 to 1). n > 0. */
 double bench_quantile(double *samples, size_t n, double q);
 

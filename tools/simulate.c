@@ -40,7 +40,7 @@ static int classify(struct simulator *s, const struct codec_chunk *chunk, uint64
 	if (!p->sink_search)
 		return 0;
 	if (s->detector) {
-		r = detection_score(s->detection, chunk, s->detector, &evidence.scores);
+		r = detection_score(s->detection, chunk, s->detector, &evidence);
 		if (r)
 			return r;
 		n = sinks_decide(&rules, &evidence, classes, findings);

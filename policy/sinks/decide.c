@@ -27,6 +27,11 @@ static struct sinks_finding judge(const struct sinks_rules *rules, const struct 
 		f.threshold = e->trained ? e->threshold : (float)rules->unusual;
 		f.reason = e->trained ? SINKS_FORETOLD : SINKS_UNUSUAL;
 	}
+	if (e->scores && e->trained && e->unusual && e->unusual[t] >= sinks_far(rules, e)) {
+		f.score = e->unusual[t];
+		f.threshold = sinks_far(rules, e);
+		f.reason = SINKS_UNUSUAL;
+	}
 	/* Attention that was seen settles the matter, either way. */
 	if (e->seen && !isnan(e->seen[t])) {
 		f.score = e->seen[t];
@@ -41,8 +46,11 @@ static struct sinks_finding judge(const struct sinks_rules *rules, const struct 
 static int by_margin(const void *a, const void *b)
 {
 	const struct sinks_finding *x = a, *y = b;
+	const int far_x = x->reason == SINKS_UNUSUAL, far_y = y->reason == SINKS_UNUSUAL;
 	const float mx = x->score - x->threshold, my = y->score - y->threshold;
 
+	if (far_x != far_y)
+		return far_y - far_x;
 	return mx != my ? (mx < my) - (mx > my) : (x->token > y->token) - (x->token < y->token);
 }
 

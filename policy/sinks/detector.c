@@ -115,30 +115,41 @@ static float trained_score(const struct sinks_detector *d, const float *features
 	return sum;
 }
 
-/* Whether the cold sum counts this feature's plane by its most unusual head: planes but the first; a model
- * with one plane has that one alone. */
-static bool by_most_unusual(const struct sinks_view *v, uint32_t feature)
+/* fmaxf() is a call unless NaNs may be ignored; there are none here. */
+static inline float larger(float x, float y)
 {
-	return v->n_planes > 1 && feature % v->per_layer >= v->first[1];
+	return x > y ? x : y;
 }
 
+/* The first plane counts on average, others by their most unusual head; a model with one plane has that one
+ * alone. */
 static float cold_sum(const struct sinks_detector *d, const float *features)
 {
 	const struct sinks_view *v = &d->view;
+	const uint32_t n_first = v->n_planes > 1 ? v->first[1] : v->per_layer;
 	float keys = 0, others = 0;
-	uint32_t n_keys = 0;
 
-	for (uint32_t i = SINKS_DISTANCE; i < v->n_features; i += SINKS_SIGNALS) {
-		const float z = z_of(d, features, i);
+	for (uint32_t l = 0; l < v->n_layers; l++) {
+		const uint32_t first = l * v->per_layer;
+		uint32_t i = SINKS_DISTANCE;
 
-		if (by_most_unusual(v, i)) {
-			others = z > others ? z : others;
-		} else {
-			keys += z;
-			n_keys++;
-		}
+		for (; i < n_first; i += SINKS_SIGNALS)
+			keys += z_of(d, features, first + i);
+		for (; i < v->per_layer; i += SINKS_SIGNALS)
+			others = larger(others, z_of(d, features, first + i));
 	}
-	return keys / (float)n_keys + others;
+	return keys / (float)(v->n_layers * v->n_groups[0]) + others;
+}
+
+static float unusual_of(const struct sinks_detector *d, const float *features)
+{
+	return (cold_sum(d, features) - d->cold_mean) * d->cold_scale;
+}
+
+void sinks_unusual(const struct sinks_detector *d, const float *features, size_t n_tokens, float *unusual)
+{
+	for (size_t t = 0; t < n_tokens; t++)
+		unusual[t] = unusual_of(d, features + t * d->view.n_features);
 }
 
 void sinks_score(const struct sinks_detector *d, const float *features, size_t n_tokens, float *scores)
@@ -146,18 +157,18 @@ void sinks_score(const struct sinks_detector *d, const float *features, size_t n
 	for (size_t t = 0; t < n_tokens; t++) {
 		const float *f = features + t * d->view.n_features;
 
-		scores[t] =
-			d->trained ? trained_score(d, f) : (cold_sum(d, f) - d->cold_mean) * d->cold_scale;
+		scores[t] = d->trained ? trained_score(d, f) : unusual_of(d, f);
 	}
 }
 
-uint16_t sinks_top(const struct sinks_detector *d, const float *features)
+uint16_t sinks_top(const struct sinks_detector *d, const float *features, bool unusual)
 {
+	const bool learned = d->trained && !unusual;
 	float most = -INFINITY;
 	uint16_t top = 0;
 
 	for (uint32_t i = 0; i < d->view.n_features; i++) {
-		const float part = d->trained ? d->coefficient[i] * z_of(d, features, i)
+		const float part = learned ? d->coefficient[i] * z_of(d, features, i)
 				   : i % SINKS_SIGNALS == SINKS_DISTANCE ? z_of(d, features, i)
 									 : -INFINITY;
 

@@ -8,6 +8,9 @@
  * trusted alone, since each means different things in different models; the score is then how far the
  * token's keys, on average over heads, and its values, in their most unusual head, lie from the mean token,
  * in standard deviations of that sum over tokens.
+ *
+ * A detector that has learned knows that measure too: what it learned holds for tokens like those it learned
+ * from, and one that lies far from all of them may be anything.
  */
 #ifndef POLICY_SINKS_DETECTOR_H
 #define POLICY_SINKS_DETECTOR_H
@@ -33,7 +36,8 @@ struct sinks_detector {
 	float scale[SINKS_FEATURES_MAX];       /* one over the standard deviation; 0: tells nothing */
 	float coefficient[SINKS_FEATURES_MAX]; /* trained: score = offset + sum of coefficient * z */
 	float offset;
-	float cold_mean, cold_scale; /* of the cold sum */
+	float cold_mean, cold_scale; /* of the cold sum; trained: over tokens that are no sinks */
+	float familiar;              /* trained: how unusual these are, but for one in 500 */
 	float threshold; /* trained: predicted scores from here on are sinks; chosen from attention seen */
 	float caught;    /* share of the sinks seen that it catches, and of the others, on tokens held out */
 	float mistaken;
@@ -54,8 +58,11 @@ void sinks_features(const struct sinks_view *view, uint32_t layer_index, uint32_
 /* Scores [n_tokens] from features. Values that are not finite count as far out. */
 void sinks_score(const struct sinks_detector *d, const float *features, size_t n_tokens, float *scores);
 
-/* The feature that added most to the score of one token. */
-uint16_t sinks_top(const struct sinks_detector *d, const float *features);
+/* How unusual tokens are: the score of a detector that has not learned. */
+void sinks_unusual(const struct sinks_detector *d, const float *features, size_t n_tokens, float *unusual);
+
+/* The feature that added most to the score of one token; or to how unusual it is. */
+uint16_t sinks_top(const struct sinks_detector *d, const float *features, bool unusual);
 
 /* What the view's layer l adds to a token's score; cold, how far out its mean signal lies there. */
 float sinks_layer_score(const struct sinks_detector *d, const float *features, uint32_t l);

@@ -383,6 +383,14 @@ static int fit(const struct sinks_learner *l, struct sinks_detector *d)
 	return r ? -EDOM : 0;
 }
 
+static void set_cold(double n, double sum, double square, struct sinks_detector *d)
+{
+	const double mean = n > 0 ? sum / n : 0, variance = n > 0 ? square / n - mean * mean : 0;
+
+	d->cold_mean = (float)mean;
+	d->cold_scale = variance > 0 ? (float)(1 / sqrt(variance)) : 0;
+}
+
 static int by_value(const void *a, const void *b)
 {
 	const float x = *(const float *)a, y = *(const float *)b;
@@ -408,6 +416,30 @@ static float share_above(const float *sorted, size_t n, float threshold)
 	while (below < n && sorted[below] < threshold)
 		below++;
 	return n ? (float)(n - below) / (float)n : 0;
+}
+
+/* How unusual tokens are, for a detector whose spreads are of the regression's tokens: over the rows of those
+ * that are no sinks. */
+static int set_unusual(const struct rows *others, struct sinks_detector *d)
+{
+	float *unusual = malloc((others->n + 1) * sizeof *unusual);
+	double sum = 0, square = 0;
+
+	if (!unusual)
+		return -ENOMEM;
+	d->cold_mean = 0;
+	d->cold_scale = 1;
+	sinks_unusual(d, others->features, others->n, unusual);
+	for (size_t i = 0; i < others->n; i++) {
+		sum += (double)unusual[i];
+		square += (double)unusual[i] * (double)unusual[i];
+	}
+	set_cold((double)others->n, sum, square, d);
+	qsort(unusual, others->n, sizeof *unusual, by_value);
+	if (others->n)
+		d->familiar = (unusual[others->n - 1 - others->n / 500] - d->cold_mean) * d->cold_scale;
+	free(unusual);
+	return 0;
 }
 
 /* Between the scores of most sinks and the scores that too many others reach: half-way where the two are
@@ -479,15 +511,12 @@ int sinks_learner_detector(
 		d->trained = true;
 		d->correlation = correlation(l, d);
 		r = choose_threshold(l, mistaken_max, sink, d);
+		if (!r)
+			r = set_unusual(&l->others, d);
 	} else if (!r) {
 		set_spread(l, d, l->feature_n, l->feature_sum, l->feature_square, 1);
-	}
-	if (l->cold_n > 1) {
-		const double mean = l->cold_sum / l->cold_n;
-		const double variance = l->cold_square / l->cold_n - mean * mean;
-
-		d->cold_mean = (float)mean;
-		d->cold_scale = variance > 0 ? (float)(1 / sqrt(variance)) : 0;
+		if (l->cold_n > 1)
+			set_cold(l->cold_n, l->cold_sum, l->cold_square, d);
 	}
 	if (r) {
 		sinks_detector_unref(d);

@@ -19,8 +19,14 @@ static void to_multiples(float *row, uint64_t position)
 		row[t] -= less;
 }
 
+static void raise_to(float *x, float other)
+{
+	if (!(*x >= other)) /* a NAN too */
+		*x = other;
+}
+
 void observe_head(float *scores, size_t stride, const uint64_t *positions, size_t n_queries, size_t first,
-	size_t end, float *resting, float *asked)
+	size_t end, const struct observed *out)
 {
 	const float floor_log = logf(OBSERVE_FLOOR);
 
@@ -37,10 +43,9 @@ void observe_head(float *scores, size_t stride, const uint64_t *positions, size_
 		}
 		logs /= (float)n_queries;
 		sum = logf(sum / (float)n_queries);
-		if (!(resting[t] >= logs))
-			resting[t] = logs;
-		if (!(asked[t] >= sum))
-			asked[t] = sum;
+		raise_to(&out->resting[t], logs);
+		raise_to(&out->asked[t], sum);
+		raise_to(&out->drawing[t], 0.5f * (logs + sum));
 	}
 }
 

@@ -63,10 +63,11 @@ int observation_take(struct observation *o, const struct session *s, uint64_t da
 	if (!wanted || wanted > room - data_off - sizeof o->head)
 		return -EINVAL;
 	o->data = malloc(wanted);
-	o->resting = malloc(2 * (size_t)o->n_tokens * sizeof *o->resting);
-	if (!o->data || !o->resting)
+	o->observed.drawing = malloc(3 * (size_t)o->n_tokens * sizeof(float));
+	if (!o->data || !o->observed.drawing)
 		return -ENOMEM;
-	o->asked = o->resting + o->n_tokens;
+	o->observed.resting = o->observed.drawing + o->n_tokens;
+	o->observed.asked = o->observed.resting + o->n_tokens;
 	memcpy(o->data, s->segment.arena + data_off + sizeof o->head, wanted);
 	o->data_bytes = wanted;
 	return o->head.kind == WIRE_QUERIES && !positions_rise(o) ? -EINVAL : 0;
@@ -120,7 +121,7 @@ static int judge_layer(struct observation *o, uint32_t l)
 			o->staged ? staged.pages
 				  : &o->mapping->pages[(size_t)(h->first_layer + l) * n_planes],
 			o->staged ? &staged.run : &mapped, o->n_tokens, o->daemon->config->chunk_tokens, &q,
-			o->resting, o->asked);
+			&o->observed);
 	}
 	free(values);
 	free(positions);
@@ -138,7 +139,8 @@ static void judge_sums(struct observation *o)
 		float sum;
 
 		memcpy(&sum, o->data + t * sizeof sum, sizeof sum);
-		o->resting[t] = o->asked[t] = observe_sum(sum, o->head.n_queries, o->n_tokens);
+		sum = observe_sum(sum, o->head.n_queries, o->n_tokens);
+		o->observed.drawing[t] = o->observed.resting[t] = o->observed.asked[t] = sum;
 	}
 }
 
@@ -154,13 +156,13 @@ static int teach_chunk(struct observation *o, uint32_t c)
 				    .n_tokens = size,
 				    .position = (uint64_t)c * size};
 
-	return detection_learn(o->detection, &chunk, o->learner, o->resting + c * size);
+	return detection_learn(o->detection, &chunk, o->learner, o->observed.resting + c * size);
 }
 
 static void begin(struct observation *o)
 {
-	for (uint32_t t = 0; t < o->n_tokens; t++)
-		o->resting[t] = o->asked[t] = NAN;
+	for (size_t t = 0; t < 3 * (size_t)o->n_tokens; t++)
+		o->observed.drawing[t] = NAN;
 	if (o->head.kind == WIRE_SUMS)
 		judge_sums(o);
 	fidelity_fill(o);
@@ -170,7 +172,7 @@ static void count_judged(struct observation *o)
 {
 	const uint32_t size = o->daemon->config->chunk_tokens;
 
-	while ((o->n_judged + 1) * size <= o->n_tokens && !isnan(o->resting[o->n_judged * size]))
+	while ((o->n_judged + 1) * size <= o->n_tokens && !isnan(o->observed.resting[o->n_judged * size]))
 		o->n_judged++;
 }
 
@@ -228,7 +230,7 @@ static void finish(struct observation *o)
 		struct index_key id;
 
 		index_key_make(&id, o->name_space, o->model->fingerprint, o->keys[c]);
-		governor_saw(g, &id, o->resting + c * size, o->asked + c * size, size);
+		governor_saw(g, &id, o->observed.drawing + c * size, o->observed.asked + c * size, size);
 	}
 	if (o->learner)
 		governor_take_lesson(g, o->model, o->learner, o->learned);
@@ -328,5 +330,5 @@ void observation_start(struct observation *o)
 void observation_fini(struct observation *o)
 {
 	free(o->data);
-	free(o->resting);
+	free(o->observed.drawing);
 }

@@ -9,6 +9,7 @@
 
 #include <math.h>
 
+#include "policy/sinks/observe.h"
 #include "runtime/daemon/mapping.h"
 #include "runtime/daemon/session.h"
 #include "runtime/daemon/worker.h"
@@ -45,7 +46,7 @@ struct observation {
 	struct sinks_learner *learner; /* NULL: lent to somebody else now */
 	struct sinks_detector *learned;
 	double mistaken_max, multiple; /* for the detector made */
-	float *resting, *asked;        /* [n_tokens] */
+	struct observed observed;      /* one allocation, at drawing */
 	uint32_t n_judged;             /* chunks, from the first on */
 	uint32_t n_picks;
 	/* Queries kept of some chunks, to compare what attention gets from them: shadow/fidelity.h. */

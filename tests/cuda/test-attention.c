@@ -134,23 +134,25 @@ static void on_host(const struct sequence *s, float *resting, float *asked)
 	const struct shape *h = s->shape;
 	struct detection *d = detection_new(kernels_cpu());
 	uint64_t *positions = grab(h->n_queries, sizeof *positions);
+	float *drawing = grab(h->n_tokens, sizeof *drawing); /* of the host alone, made of the other two */
 	const struct kv_run run = {s->blocks, BLOCK_TOKENS, s->offset};
 
 	assert_non_null(d);
 	for (uint32_t i = 0; i < h->n_queries; i++)
 		positions[i] = s->positions[i];
 	for (uint32_t t = 0; t < h->n_tokens; t++)
-		resting[t] = asked[t] = NAN;
+		drawing[t] = resting[t] = asked[t] = NAN;
 	for (uint32_t l = 0; l < h->n_layers; l++) {
 		const struct kv_pages pages = layer_pages(s, l);
 		const struct detection_queries q = {h->n_queries, h->n_heads, positions,
 			1 / sqrtf((float)h->dim), s->values + (size_t)l * h->n_queries * h->n_heads * h->dim};
 
 		assert_int_equal(detection_observe(d, &s->plane, &pages, &run, h->n_tokens, h->chunk_tokens,
-					 &q, resting, asked),
+					 &q, &(struct observed){drawing, resting, asked}),
 			0);
 	}
 	free(positions);
+	free(drawing);
 	detection_free(d);
 }
 

@@ -65,28 +65,28 @@ static void the_last_decisions_are_kept(void **state)
 static void attention_is_kept_for_so_many_chunks(void **state)
 {
 	struct attention *a = attention_new();
-	float resting[8], asked[8] = {0};
+	float drawing[8], asked[8] = {0};
 	struct index_key id;
 
 	(void)state;
 	for (uint32_t i = 0; i < ATTENTION_KEPT + 5; i++) {
 		for (int t = 0; t < 8; t++)
-			resting[t] = (float)i;
+			drawing[t] = (float)i;
 		id = key_of(i);
-		assert_int_equal(attention_set(a, &id, resting, asked, 8), 0);
+		assert_int_equal(attention_set(a, &id, drawing, asked, 8), 0);
 	}
 	id = key_of(4);
-	assert_null(attention_resting(a, &id, 8));
+	assert_null(attention_seen(a, &id, 8));
 	id = key_of(5);
-	assert_true(attention_resting(a, &id, 8)[7] == 5);
+	assert_true(attention_seen(a, &id, 8)[7] == 5);
 	/* A chunk of another length is another chunk; a second look replaces the first and pushes nobody out.
 	 */
-	assert_null(attention_resting(a, &id, 7));
-	resting[0] = 42;
-	assert_int_equal(attention_set(a, &id, resting, asked, 8), 0);
-	assert_true(attention_resting(a, &id, 8)[0] == 42);
+	assert_null(attention_seen(a, &id, 7));
+	drawing[0] = 42;
+	assert_int_equal(attention_set(a, &id, drawing, asked, 8), 0);
+	assert_true(attention_seen(a, &id, 8)[0] == 42);
 	id = key_of(6);
-	assert_non_null(attention_resting(a, &id, 8));
+	assert_non_null(attention_seen(a, &id, 8));
 	attention_free(a);
 }
 

@@ -116,10 +116,12 @@ static void features_of(const struct sinks_detector *d, const struct chunk *c, f
 
 struct found {
 	int sinks, others;
+	bool loud;
 };
 
-/* What a detector that learned from n chunks of this nature finds in another. */
-static struct found search(enum nature nature, int n_chunks, bool seen)
+/* What a detector that learned from n chunks of this nature finds in another; `loud` is made an outlier of a
+ * kind that was never learned from. */
+static struct found search(enum nature nature, int n_chunks, bool seen, uint32_t loud)
 {
 	const struct sinks_rules rules = {.budget = 0.03, .multiple = 10, .unusual = 3, .keep = 0.5};
 	const struct geometry g = made_up_geometry();
@@ -127,10 +129,10 @@ static struct found search(enum nature nature, int n_chunks, bool seen)
 	struct sinks_view v;
 	struct sinks_learner *learner;
 	struct sinks_detector *d;
-	float *features, scores[TOKENS];
+	float *features, scores[TOKENS], unusual[TOKENS];
 	uint8_t classes[TOKENS] = {0};
 	struct sinks_finding findings[TOKENS];
-	struct found found = {0, 0};
+	struct found found = {0};
 	size_t n;
 
 	sinks_view_init(&v, &g);
@@ -144,19 +146,29 @@ static struct found search(enum nature nature, int n_chunks, bool seen)
 	assert_int_equal(sinks_learner_detector(learner, 0.02, log(10), &d), 0);
 	assert_int_equal(d->trained, seen);
 	make_chunk(c, &v, nature);
+	for (uint32_t l = 0; l < v.n_layers && loud < TOKENS; l++)
+		for (uint32_t p = 0; p < 2; p++)
+			for (uint32_t h = 0; h < HEADS; h++)
+				c->x[l][p][loud * WIDTH + h * DIM + 1] += 200;
 	features_of(d, c, features);
 	sinks_score(d, features, TOKENS, scores);
+	sinks_unusual(d, features, TOKENS, unusual);
 	n = sinks_decide(&rules,
 		&(struct sinks_evidence){.n_tokens = TOKENS,
 			.scores = scores,
 			.trained = d->trained,
-			.threshold = d->threshold},
+			.threshold = d->threshold,
+			.unusual = seen ? unusual : NULL,
+			.familiar = d->familiar},
 		classes, findings);
 	for (size_t i = 0; i < n; i++) {
-		assert_int_equal(findings[i].reason, seen ? SINKS_FORETOLD : SINKS_UNUSUAL);
+		assert_int_equal(findings[i].reason,
+			seen && findings[i].token != loud ? SINKS_FORETOLD : SINKS_UNUSUAL);
 		assert_true(findings[i].score >= findings[i].threshold);
 		assert_int_equal(classes[findings[i].token], TOKEN_SINK);
-		if (c->sink[findings[i].token])
+		if (findings[i].token == loud)
+			found.loud = true;
+		else if (c->sink[findings[i].token])
 			found.sinks++;
 		else
 			found.others++;
@@ -170,7 +182,7 @@ static struct found search(enum nature nature, int n_chunks, bool seen)
 
 static void outlying_sinks_are_found_without_attention(void **state)
 {
-	struct found f = search(SINKS_OUTLYING, 4, false);
+	struct found f = search(SINKS_OUTLYING, 4, false, TOKENS);
 
 	(void)state;
 	assert_int_equal(f.sinks, 5);
@@ -179,7 +191,8 @@ static void outlying_sinks_are_found_without_attention(void **state)
 
 static void attention_teaches_which_signals_to_trust(void **state)
 {
-	struct found cold = search(SINKS_AMONG, 8, false), trained = search(SINKS_AMONG, 8, true);
+	struct found cold = search(SINKS_AMONG, 8, false, TOKENS),
+		     trained = search(SINKS_AMONG, 8, true, TOKENS);
 
 	(void)state;
 	/* By distance the odd tokens are the outliers. */
@@ -187,6 +200,17 @@ static void attention_teaches_which_signals_to_trust(void **state)
 	assert_true(cold.others > 0);
 	assert_int_equal(trained.sinks, 5);
 	assert_true(trained.others <= 1);
+}
+
+/* Where sinks lie among the others, a far-off token is foretold to be none; it was, until how unusual tokens
+ * are was asked as well. */
+static void what_is_like_nothing_learned_is_protected(void **state)
+{
+	struct found f = search(SINKS_AMONG, 8, true, 100);
+
+	(void)state;
+	assert_true(f.loud);
+	assert_int_equal(f.sinks, 5);
 }
 
 static void bad_values_teach_nothing(void **state)
@@ -218,7 +242,7 @@ static void bad_values_teach_nothing(void **state)
 		features[i] = NAN;
 	}
 	sinks_score(d, features, 1, &score);
-	top = sinks_top(d, features);
+	top = sinks_top(d, features, false);
 	assert_true(top < v.n_features);
 	assert_true(isfinite(score));
 	free(c);
@@ -290,29 +314,31 @@ static void decisions_keep_the_rules(void **state)
 static void attention_tells_sinks_from_what_is_asked_for(void **state)
 {
 	enum { N = 64, QUERIES = 4 };
-	float scores[QUERIES][N], resting[N], asked[N];
+	float scores[QUERIES][N], drawing[N], resting[N], asked[N];
+	const struct observed o = {drawing, resting, asked};
 	uint64_t positions[QUERIES];
 
 	(void)state;
 	for (int t = 0; t < N; t++)
-		resting[t] = asked[t] = NAN;
+		drawing[t] = resting[t] = asked[t] = NAN;
 	for (int q = 0; q < QUERIES; q++) {
 		positions[q] = (uint64_t)(N - QUERIES + q);
 		for (int t = 0; t < N; t++)
 			scores[q][t] = t == 5 ? 4 : t == 9 && q == 2 ? 6 : 0;
 	}
-	observe_head(&scores[0][0], N, positions, QUERIES, 0, N - QUERIES, resting, asked);
+	observe_head(&scores[0][0], N, positions, QUERIES, 0, N - QUERIES, &o);
 	/* Token 5 has e^4 of about n + e^4 with every query; 9 is after by one query alone. */
 	assert_true(resting[5] > logf(8));
 	assert_true(resting[9] < logf(3));
 	assert_true(asked[9] > logf(8));
+	assert_float_equal(drawing[9], (resting[9] + asked[9]) / 2, 1e-5);
 	assert_true(resting[20] < 0 && asked[20] < 0);
-	assert_true(isnan(resting[N - 1]));
+	assert_true(isnan(resting[N - 1]) && isnan(drawing[N - 1]));
 	/* Another head raises, and never lowers. */
 	for (int q = 0; q < QUERIES; q++)
 		for (int t = 0; t < N; t++)
 			scores[q][t] = t == 7 ? 5 : 0;
-	observe_head(&scores[0][0], N, positions, QUERIES, 0, N - QUERIES, resting, asked);
+	observe_head(&scores[0][0], N, positions, QUERIES, 0, N - QUERIES, &o);
 	assert_true(resting[5] > logf(8) && resting[7] > logf(8));
 	assert_float_equal(observe_sum(0.5f, 16, 320), logf(10), 1e-5);
 }
@@ -342,6 +368,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(features_have_places),
 		cmocka_unit_test(outlying_sinks_are_found_without_attention),
 		cmocka_unit_test(attention_teaches_which_signals_to_trust),
+		cmocka_unit_test(what_is_like_nothing_learned_is_protected),
 		cmocka_unit_test(bad_values_teach_nothing), cmocka_unit_test(decisions_keep_the_rules),
 		cmocka_unit_test(attention_tells_sinks_from_what_is_asked_for),
 		cmocka_unit_test(tokens_are_ranked_by_attention)};

@@ -165,20 +165,6 @@ struct coding {
 	struct measurement *m;
 };
 
-static void copy_cache(const struct judge *j)
-{
-	const struct kv_cache *c = j->cache;
-
-	for (uint32_t i = 0; i < 2 * c->n_layers; i++)
-		for (uint32_t b = 0; b < j->original.n_blocks; b++) {
-			uint8_t *plane = c->memory + c->layouts[i].base;
-			const uint64_t stride = c->layouts[i].block_stride;
-
-			memcpy(plane + j->copy.blocks[b] * stride, plane + j->original.blocks[b] * stride,
-				stride);
-		}
-}
-
 static const double ERROR_LEAST = 1e-4, ERROR_STEP = 1.02;
 
 static void histogram_add(struct error_histogram *h, double relative)
@@ -256,7 +242,7 @@ int judge_measure(struct judge *j, const struct geometry *g, const struct policy
 	struct coding coding = {j, u, rung, m};
 	int r;
 
-	copy_cache(j);
+	kv_table_copy(j->cache, &j->original, &j->copy);
 	r = for_each_chunk(j, &j->copy, g, policy, code_chunk, &coding);
 	for (size_t k = 0; k < j->prompt->n_probes && r == 0; k++) {
 		const struct probe *probe = &j->prompt->probes[k];

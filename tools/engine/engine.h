@@ -22,18 +22,16 @@ struct options {
 	uint32_t limit;         /* prompts at most; 0: all */
 	uint32_t sink_tokens;   /* continue: what the daemon's policy protects */
 	uint32_t window_tokens;
-	const char *text;      /* capture, sinks: a text file */
-	const char *train;     /* sinks: another */
-	const char *transform; /* sinks: for the codec; NULL: do without */
-	const char *recall;    /* capture: a .jsonl file of prompts to mix in, or NULL */
-	const char *out;       /* capture: a folder */
-	uint32_t n_tokens;     /* capture: over all sequences at most; 0: no limit */
-	uint32_t n_sequences;  /* capture, sinks */
-	uint32_t length;       /* capture: tokens of a sequence */
-	bool observe;          /* prefill: show the daemon queries */
-	bool attention;        /* capture: with the attention that each token got */
-	enum kv_order order;   /* of the paged cache */
-	uint64_t seed;         /* of its block order */
+	const char *text;     /* capture: a text file */
+	const char *recall;   /* capture: a .jsonl file of prompts to mix in, or NULL */
+	const char *out;      /* capture: a folder */
+	uint32_t n_tokens;    /* capture: over all sequences at most; 0: no limit */
+	uint32_t n_sequences; /* capture */
+	uint32_t length;      /* capture: tokens of a sequence */
+	bool observe;         /* prefill: show the daemon queries */
+	bool attention;       /* capture: with the attention that each token got */
+	enum kv_order order;  /* of the paged cache */
+	uint64_t seed;        /* of its block order */
 };
 
 struct engine {
@@ -56,7 +54,6 @@ double engine_now_ms(void);
 int engine_prefill(const struct options *o);
 int engine_continue(const struct options *o);
 int engine_capture(const struct options *o);
-int engine_sinks(const struct options *o);
 int engine_speed(const struct options *o);
 
 #endif

@@ -119,6 +119,17 @@ void kv_table_free(struct kv_cache *c, struct kv_table *table)
 	*table = (struct kv_table){0};
 }
 
+void kv_table_copy(struct kv_cache *c, const struct kv_table *from, const struct kv_table *to)
+{
+	for (uint32_t i = 0; i < 2 * c->n_layers; i++)
+		for (uint32_t b = 0; b < from->n_blocks; b++) {
+			const uint64_t stride = c->layouts[i].block_stride;
+			uint8_t *plane = c->memory + c->layouts[i].base;
+
+			memcpy(plane + to->blocks[b] * stride, plane + from->blocks[b] * stride, stride);
+		}
+}
+
 void kv_cache_describe(const struct kv_cache *c, uint32_t model_id, struct cistern_memory *out)
 {
 	*out = (struct cistern_memory){

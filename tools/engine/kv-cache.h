@@ -50,6 +50,9 @@ struct kv_cache *kv_cache_free(struct kv_cache *c);
 int kv_table_new(struct kv_cache *c, uint32_t n_tokens, struct kv_table *out);
 void kv_table_free(struct kv_cache *c, struct kv_table *table);
 
+/* The blocks of one table become what those of the other are; both of the same length. */
+void kv_table_copy(struct kv_cache *c, const struct kv_table *from, const struct kv_table *to);
+
 /* Features of one head of one token: head_dim halves. plane: 0 K, 1 V. */
 static inline uint16_t *kv_at(const struct kv_cache *c, const struct kv_table *table, uint32_t layer,
 	uint32_t plane, uint32_t position, uint32_t head)

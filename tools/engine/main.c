@@ -14,8 +14,6 @@ static const char usage[] =
 	"                               [--sinks 4] [--window 128]\n"
 	"       cistern-engine capture  --model DIR --text FILE --out DIR --sequences N [--length 2048]\n"
 	"                               [--tokens N] [--recall FILE] [--attention]\n"
-	"       cistern-engine sinks    --model DIR --text FILE --train FILE --sequences N\n"
-	"                               [--transform FILE]\n"
 	"       cistern-engine speed    --model DIR [--length 2048]\n"
 	"options of all: [--limit PROMPTS] [--order nhd|hnd] [--seed N] [--json]\n"
 	"\n"
@@ -32,8 +30,6 @@ enum option_id {
 	OPTION_WINDOW,
 	OPTION_TEXT,
 	OPTION_RECALL,
-	OPTION_TRAIN,
-	OPTION_TRANSFORM,
 	OPTION_OUT,
 	OPTION_TOKENS,
 	OPTION_SEQUENCES,
@@ -56,8 +52,6 @@ static const struct option option_table[] = {
 	{"window", required_argument, NULL, OPTION_WINDOW},
 	{"text", required_argument, NULL, OPTION_TEXT},
 	{"recall", required_argument, NULL, OPTION_RECALL},
-	{"train", required_argument, NULL, OPTION_TRAIN},
-	{"transform", required_argument, NULL, OPTION_TRANSFORM},
 	{"out", required_argument, NULL, OPTION_OUT},
 	{"tokens", required_argument, NULL, OPTION_TOKENS},
 	{"sequences", required_argument, NULL, OPTION_SEQUENCES},
@@ -95,8 +89,6 @@ static int option_apply(struct options *o, int id, const char *value)
 	case OPTION_PROMPTS: o->prompts = value; return 0;
 	case OPTION_TEXT: o->text = value; return 0;
 	case OPTION_RECALL: o->recall = value; return 0;
-	case OPTION_TRAIN: o->train = value; return 0;
-	case OPTION_TRANSFORM: o->transform = value; return 0;
 	case OPTION_OUT: o->out = value; return 0;
 	case OPTION_LIMIT: return number_parse(value, &o->limit);
 	case OPTION_SINKS: return number_parse(value, &o->sink_tokens);
@@ -127,7 +119,6 @@ static const struct command {
 	{"prefill", engine_prefill, true, false},
 	{"continue", engine_continue, true, false},
 	{"capture", engine_capture, false, true},
-	{"sinks", engine_sinks, false, false},
 	{"speed", engine_speed, false, false},
 };
 
@@ -167,7 +158,5 @@ int main(int argc, char **argv)
 		return complain("--prompts is missing");
 	if (command->text && (!o.text || !o.out || !o.n_sequences))
 		return complain("--text, --out and --sequences are needed");
-	if (command->run == engine_sinks && (!o.text || !o.train || !o.n_sequences))
-		return complain("--text, --train and --sequences are needed");
 	return command->run(&o) < 0;
 }

@@ -20,13 +20,13 @@ static int print(json_t *object)
 	return r == 0 && fflush(stdout) == 0 ? 0 : -EIO;
 }
 
-/* The last queries of each chunk of a prompt. */
-enum { SHOWN = 16 };
+/* Every sixteenth query of each chunk of a prompt, up to its last one. */
+enum { SHOWN_EVERY = 16 };
 
 struct shown {
 	uint32_t n;
 	uint32_t *positions; /* [n] */
-	float *one;          /* [n_layers, SHOWN, n_heads * head_dim], of a chunk */
+	float *one;          /* [n_layers, FORWARD_CHUNK, n_heads * head_dim], all of a chunk */
 	uint16_t *values;    /* [n_layers, n, n_heads * head_dim], f16 */
 };
 
@@ -38,10 +38,10 @@ static int shown_new(const struct model *m, uint32_t n_tokens, struct shown *s)
 	for (uint32_t t = 0; t < n_tokens; t += FORWARD_CHUNK) {
 		const uint32_t in_chunk = n_tokens - t < FORWARD_CHUNK ? n_tokens - t : FORWARD_CHUNK;
 
-		s->n += in_chunk < SHOWN ? in_chunk : SHOWN;
+		s->n += (in_chunk + SHOWN_EVERY - 1) / SHOWN_EVERY;
 	}
 	s->positions = calloc(s->n + 1, sizeof *s->positions);
-	s->one = calloc((size_t)m->n_layers * SHOWN * width, sizeof *s->one);
+	s->one = calloc((size_t)m->n_layers * FORWARD_CHUNK * width, sizeof *s->one);
 	s->values = calloc((size_t)m->n_layers * s->n * width, sizeof *s->values);
 	return s->positions && s->one && s->values ? 0 : -ENOMEM;
 }
@@ -53,7 +53,7 @@ static void shown_fini(struct shown *s)
 	free(s->values);
 }
 
-/* Computes the prompt a chunk at a time, and collects each one's last queries. */
+/* Computes the prompt a chunk at a time, and picks of each one's queries. */
 static int compute_shown(
 	struct engine *e, const struct kv_table *table, const struct tokens *t, struct shown *s)
 {
@@ -64,21 +64,20 @@ static int compute_shown(
 
 	for (uint32_t first = 0; first < t->n && !r; first += FORWARD_CHUNK) {
 		const uint32_t left = (uint32_t)t->n - first, n = left < FORWARD_CHUNK ? left : FORWARD_CHUNK;
-		const uint32_t collected = n < SHOWN ? n : SHOWN;
 
 		r = forward_run(e->forward, &(struct forward_request){.cache = e->cache,
 						    .table = table,
 						    .tokens = t->list + first,
 						    .n_tokens = n,
 						    .position = first,
-						    .n_collect = collected,
+						    .n_collect = n,
 						    .queries = s->one});
-		for (uint32_t l = 0; l < m->n_layers; l++)
-			vector_ops()->to_half(s->one + (size_t)l * collected * width, collected * width,
-				s->values + ((size_t)l * s->n + at) * width);
-		for (uint32_t i = 0; i < collected; i++)
-			s->positions[at + i] = first + n - collected + i;
-		at += collected;
+		for (uint32_t i = (n - 1) % SHOWN_EVERY; i < n; i += SHOWN_EVERY, at++) {
+			for (uint32_t l = 0; l < m->n_layers; l++)
+				vector_ops()->to_half(s->one + ((size_t)l * n + i) * width, width,
+					s->values + ((size_t)l * s->n + at) * width);
+			s->positions[at] = first + i;
+		}
 	}
 	return r;
 }

@@ -7,7 +7,7 @@
 struct attention {
 	struct {
 		struct index_key id;
-		float *resting; /* then asked: [2, n_tokens]; NULL: empty */
+		float *drawing; /* then asked: [2, n_tokens]; NULL: empty */
 		uint32_t n_tokens;
 	} ring[ATTENTION_KEPT];
 	size_t next;
@@ -21,7 +21,7 @@ struct attention *attention_new(void)
 struct attention *attention_free(struct attention *a)
 {
 	for (size_t i = 0; a && i < ATTENTION_KEPT; i++)
-		free(a->ring[i].resting);
+		free(a->ring[i].drawing);
 	free(a);
 	return NULL;
 }
@@ -30,12 +30,12 @@ static size_t find(const struct attention *a, const struct index_key *id)
 {
 	size_t i = 0;
 
-	while (i < ATTENTION_KEPT && (!a->ring[i].resting || memcmp(&a->ring[i].id, id, sizeof *id)))
+	while (i < ATTENTION_KEPT && (!a->ring[i].drawing || memcmp(&a->ring[i].id, id, sizeof *id)))
 		i++;
 	return i;
 }
 
-int attention_set(struct attention *a, const struct index_key *id, const float *resting, const float *asked,
+int attention_set(struct attention *a, const struct index_key *id, const float *drawing, const float *asked,
 	uint32_t n_tokens)
 {
 	float *copy = malloc(2 * (size_t)n_tokens * sizeof *copy);
@@ -43,22 +43,22 @@ int attention_set(struct attention *a, const struct index_key *id, const float *
 
 	if (!copy)
 		return -ENOMEM;
-	memcpy(copy, resting, n_tokens * sizeof *copy);
+	memcpy(copy, drawing, n_tokens * sizeof *copy);
 	memcpy(copy + n_tokens, asked, n_tokens * sizeof *copy);
 	if (at == ATTENTION_KEPT) {
 		at = a->next;
 		a->next = (a->next + 1) % ATTENTION_KEPT;
 	}
-	free(a->ring[at].resting);
+	free(a->ring[at].drawing);
 	a->ring[at].id = *id;
-	a->ring[at].resting = copy;
+	a->ring[at].drawing = copy;
 	a->ring[at].n_tokens = n_tokens;
 	return 0;
 }
 
-const float *attention_resting(const struct attention *a, const struct index_key *id, uint32_t n_tokens)
+const float *attention_seen(const struct attention *a, const struct index_key *id, uint32_t n_tokens)
 {
 	const size_t at = find(a, id);
 
-	return at < ATTENTION_KEPT && a->ring[at].n_tokens == n_tokens ? a->ring[at].resting : NULL;
+	return at < ATTENTION_KEPT && a->ring[at].n_tokens == n_tokens ? a->ring[at].drawing : NULL;
 }

@@ -14,12 +14,12 @@ struct attention;
 struct attention *attention_new(void);
 struct attention *attention_free(struct attention *a);
 
-/* resting, asked: [n_tokens], logs of multiples of the uniform share (policy/sinks/observe.h). Replaces what
+/* drawing, asked: [n_tokens], logs of multiples of the uniform share (policy/sinks/observe.h). Replaces what
  * was there. -ENOMEM. */
-int attention_set(struct attention *a, const struct index_key *id, const float *resting, const float *asked,
+int attention_set(struct attention *a, const struct index_key *id, const float *drawing, const float *asked,
 	uint32_t n_tokens);
-/* resting, and behind it asked: [2, n_tokens]; NULL: nothing is known of that chunk, or it had another
+/* drawing, and behind it asked: [2, n_tokens]; NULL: nothing is known of that chunk, or it had another
  * length. Valid until the next attention_set. */
-const float *attention_resting(const struct attention *a, const struct index_key *id, uint32_t n_tokens);
+const float *attention_seen(const struct attention *a, const struct index_key *id, uint32_t n_tokens);
 
 #endif

@@ -176,10 +176,10 @@ void governor_take_lesson(struct governor *g, const struct model *model, struct 
 		tell_trained(g, i);
 }
 
-void governor_saw(struct governor *g, const struct index_key *id, const float *resting, const float *asked,
+void governor_saw(struct governor *g, const struct index_key *id, const float *drawing, const float *asked,
 	uint32_t n_tokens)
 {
-	if (attention_set(g->attention, id, resting, asked, n_tokens))
+	if (attention_set(g->attention, id, drawing, asked, n_tokens))
 		log_warning("no memory for the attention of a chunk");
 }
 
@@ -214,7 +214,7 @@ void governor_recall(struct governor *g, const struct model *model, const struct
 	uint32_t n_tokens, struct sinks_detector **detector, float **seen)
 {
 	const struct insight *i = insight_of(g, model);
-	const float *kept = attention_resting(g->attention, id, n_tokens);
+	const float *kept = attention_seen(g->attention, id, n_tokens);
 
 	*detector = i ? sinks_detector_ref(i->detector) : NULL;
 	*seen = kept ? malloc(2 * (size_t)n_tokens * sizeof **seen) : NULL;
@@ -263,12 +263,10 @@ void governor_plan(struct governor *g, uint32_t tenant, const struct model *mode
 static int score(struct plan *plan, const struct codec_chunk *chunk, struct sinks_evidence *evidence)
 {
 	const struct sinks_detector *d = plan->detector;
-	int r = detection_score(plan->detection, chunk, d, &evidence->scores);
+	int r = detection_score(plan->detection, chunk, d, evidence);
 
 	if (r)
 		return r;
-	evidence->trained = d->trained;
-	evidence->threshold = d->threshold;
 	if (!plan->record)
 		return 0;
 	plan->record->searched = true;
@@ -301,7 +299,7 @@ int plan_classify(struct plan *plan, const struct codec_chunk *chunk, uint64_t s
 		return r;
 	n = sinks_decide(&rules, &evidence, classes, findings ? findings : unkept);
 	for (size_t i = 0; i < n && findings && evidence.scores; i++)
-		findings[i].feature = detection_top(plan->detection, plan->detector, findings[i].token);
+		findings[i].feature = detection_top(plan->detection, plan->detector, &findings[i]);
 	if (p->class_by == POLICY_BY_ATTENTION && (p->salient_share > 0 || p->redundant_share > 0) &&
 		(plan->seen || evidence.scores))
 		sinks_rank(plan->seen ? plan->seen + chunk->n_tokens : evidence.scores, chunk->n_tokens,

@@ -37,7 +37,7 @@ struct plan {
 	struct sinks_detector *detector; /* held; NULL: none yet, or none is wanted */
 	struct detection *detection;     /* scratch, lent */
 	struct sinks_learner *learner;   /* lent to this plan alone; NULL: no lesson */
-	float *seen;           /* [2, n_tokens]: resting and asked, a copy; NULL: no attention was seen */
+	float *seen;           /* [2, n_tokens]: drawing and asked, a copy; NULL: no attention was seen */
 	uint8_t *before;       /* [n_tokens]; NULL: not known */
 	struct record *record; /* NULL: no memory for one */
 	struct sinks_detector *learned; /* what plan_learn made */
@@ -70,11 +70,11 @@ void governor_review(struct governor *g);
 /* Of a namespace and model; NULL: nothing was ever put there. */
 const struct figures *governor_figures(const struct governor *g, uint32_t tenant, const struct model *model);
 
-/* Attention that was shown of a sequence's chunks: resting and asked, [n_tokens]. */
+/* Attention that was shown of a sequence's chunks: drawing and asked, [n_tokens]. */
 struct sinks_learner *governor_lend_learner(struct governor *g, const struct model *model);
 void governor_take_lesson(struct governor *g, const struct model *model, struct sinks_learner *learner,
 	struct sinks_detector *learned);
-void governor_saw(struct governor *g, const struct index_key *id, const float *resting, const float *asked,
+void governor_saw(struct governor *g, const struct index_key *id, const float *drawing, const float *asked,
 	uint32_t n_tokens);
 struct detection *governor_lend_detection(struct governor *g);
 void governor_return_detection(struct governor *g, struct detection *detection);

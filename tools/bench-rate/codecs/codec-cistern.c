@@ -12,6 +12,7 @@ struct cistern_codec {
 	const struct learning *l;
 	struct codec *codec;
 	enum codec_entropy entropy;
+	double max_error;
 };
 
 int cistern_frame_bytes(const uint8_t *data, size_t len, struct coded_bytes *out)
@@ -38,7 +39,8 @@ static int code(struct under_test *u, size_t rung, const struct codec_chunk *chu
 	const struct codec_options options = {.transform = c->l->transform,
 		.rung = (uint32_t)rung,
 		.entropy = c->entropy,
-		.classes = classes};
+		.classes = classes,
+		.max_error = c->max_error};
 	uint8_t *data;
 	size_t len;
 	int r = codec_encode(c->codec, chunk, &options, &data, &len, NULL);
@@ -60,8 +62,8 @@ static void free_codec(struct under_test *u)
 	free(c);
 }
 
-static int make(
-	const struct learning *l, const char *name, enum codec_entropy entropy, struct under_test **out)
+static int make(const struct learning *l, const char *name, enum codec_entropy entropy, double max_error,
+	struct under_test **out)
 {
 	struct cistern_codec *c = calloc(1, sizeof *c);
 
@@ -77,6 +79,7 @@ static int make(
 		c->base.rungs[i] = (double)l->transform->rung_ratio[i];
 	c->l = l;
 	c->entropy = entropy;
+	c->max_error = max_error;
 	c->codec = codec_new(l->kernels, SCRATCH_BYTES);
 	if (!c->codec) {
 		free(c);
@@ -88,10 +91,15 @@ static int make(
 
 int under_test_cistern(const struct learning *l, struct under_test **out)
 {
-	return make(l, "cistern", CODEC_RANS, out);
+	return make(l, "cistern", CODEC_RANS, 0, out);
 }
 
 int under_test_cistern_deflate(const struct learning *l, struct under_test **out)
 {
-	return make(l, "cistern-deflate", CODEC_DEFLATE, out);
+	return make(l, "cistern-deflate", CODEC_DEFLATE, 0, out);
+}
+
+int under_test_cistern_bounded(const struct learning *l, double max_error, struct under_test **out)
+{
+	return make(l, "cistern", CODEC_RANS, max_error, out);
 }

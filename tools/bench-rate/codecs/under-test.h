@@ -40,6 +40,9 @@ extern const float under_test_ratios[8];
 int under_test_cistern(const struct learning *l, struct under_test **out);
 /* The same levels in DEFLATE streams. */
 int under_test_cistern_deflate(const struct learning *l, struct under_test **out);
+/* With a bound on each token's error (policy.h), as the daemon has it: a token over it is kept bit for bit,
+ * and its bytes count as raw. */
+int under_test_cistern_bounded(const struct learning *l, double max_error, struct under_test **out);
 /* Salient and redundant tokens, by what encoding shows of them, or (CODEC_UNRANKED) by chance. */
 struct class_rule {
 	enum codec_rank rank;
