@@ -62,7 +62,8 @@ struct device_room {
 	void *arg;
 };
 
-/* Encodes n <= DEVICE_BATCH_MAX chunks of one geometry and transform. room may be NULL. Errors of a chunk are
+/* Encodes n <= DEVICE_BATCH_MAX chunks of one geometry, transform, rungs and rank, which is not
+ * CODEC_BY_NEIGHBOURS. room may be NULL. Errors of a chunk are
  * its status: as codec_encode, and -ENOSPC when it does not fit the scratch memory or its levels do not fit
  * what they usually do: the host's codec takes such ones. -EIO: the device failed. */
 int device_codec_encode(

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "policy/policy.h"
+#include "policy/sinks/rank.h"
 #include "runtime/codec/internal.h"
 #include "runtime/cuda/encoder.h"
 
@@ -233,6 +234,52 @@ static int read_errors(struct device_encoder *e)
 	return r ? r : device_codec_wait(c);
 }
 
+static double worst_error(const struct device_encoder *e, uint32_t number, uint32_t token, bool *finite)
+{
+	double worst = 0;
+
+	*finite = true;
+	for (uint32_t plane = 0; plane < e->geometry->n_planes; plane++) {
+		const double error = (double)device_encoder_errors(e, number, plane)[token];
+
+		*finite &= isfinite(error) != 0;
+		worst = error > worst ? error : worst;
+	}
+	return worst;
+}
+
+/* As encoder_rank of the host's codec, by fit: plain tokens that were quantised get the classes that the
+ * order of their errors asks for. What is to do afterwards is what got another. Returns how many. */
+static size_t rank(struct device_encoder *e)
+{
+	size_t n_changed = 0;
+
+	for (uint32_t i = 0; i < e->n; i++) {
+		const struct codec_options *o = e->batch[i].options;
+		uint8_t *classes = e->classes + i * CODEC_TOKENS_MAX, *todo = e->todo + i * CODEC_TOKENS_MAX;
+		uint8_t ranked[CODEC_TOKENS_MAX];
+		float places[CODEC_TOKENS_MAX];
+		const uint32_t n = e->batch[i].chunk->n_tokens;
+
+		for (uint32_t t = 0; t < n; t++) {
+			bool finite;
+			const double worst = worst_error(e, i, t, &finite);
+			const bool is_one = todo[t] && classes[t] == TOKEN_PLAIN && finite;
+
+			places[t] = is_one ? (float)worst : NAN;
+			ranked[t] = is_one ? TOKEN_PLAIN : TOKEN_EXACT;
+		}
+		sinks_rank(places, n, o->salient_share, o->redundant_share, ranked);
+		for (uint32_t t = 0; t < n; t++) {
+			todo[t] = ranked[t] == TOKEN_SALIENT || ranked[t] == TOKEN_REDUNDANT;
+			if (todo[t])
+				classes[t] = ranked[t];
+			n_changed += todo[t];
+		}
+	}
+	return n_changed;
+}
+
 /* As encoder_promote of the host's codec. True: some are to be quantised again. */
 static bool promote(struct device_encoder *e)
 {
@@ -244,17 +291,12 @@ static bool promote(struct device_encoder *e)
 
 		for (uint32_t t = 0; t < e->batch[i].chunk->n_tokens; t++) {
 			const size_t at = i * CODEC_TOKENS_MAX + t;
-			double worst = 0;
-			bool finite = true;
+			bool finite;
+			double worst;
 
 			if (!e->todo[at])
 				continue;
-			for (uint32_t plane = 0; plane < e->geometry->n_planes; plane++) {
-				const double error = (double)device_encoder_errors(e, i, plane)[t];
-
-				finite &= isfinite(error) != 0;
-				worst = error > worst ? error : worst;
-			}
+			worst = worst_error(e, i, t, &finite);
 			e->todo[at] = !finite || worst > bound;
 			if (!e->todo[at])
 				continue;
@@ -266,6 +308,26 @@ static bool promote(struct device_encoder *e)
 	return again;
 }
 
+/* A second time what its place in the order asks for; the bound is looked at for all, after. */
+static int quantise_ranked(struct device_encoder *e)
+{
+	const size_t len = e->n * CODEC_TOKENS_MAX;
+	uint8_t *all = malloc(len);
+	int r = all ? 0 : -ENOMEM;
+
+	if (!r)
+		memcpy(all, e->todo, len);
+	if (!r && rank(e)) {
+		r = quantise(e);
+		if (!r)
+			r = read_errors(e);
+	}
+	if (!r)
+		memcpy(e->todo, all, len);
+	free(all);
+	return r;
+}
+
 static int run(struct device_encoder *e, const struct device_room *room)
 {
 	int r = prepare(e);
@@ -274,12 +336,17 @@ static int run(struct device_encoder *e, const struct device_room *room)
 		r = post_send(e->codec);
 	if (!r)
 		r = device_codec_rope(e->codec, e->t, e->geometry, e->chunks_at, e->n, e->tokens_max);
-	do {
-		if (!r)
-			r = quantise(e);
+	if (!r)
+		r = quantise(e);
+	if (!r)
+		r = read_errors(e);
+	if (!r && e->batch[0].options->rank)
+		r = quantise_ranked(e);
+	while (!r && promote(e)) {
+		r = quantise(e);
 		if (!r)
 			r = read_errors(e);
-	} while (!r && promote(e));
+	}
 	if (!r)
 		r = device_encoder_write(e, room);
 	if (r)

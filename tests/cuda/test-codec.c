@@ -34,14 +34,15 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static const struct run {
 	uint32_t n_tokens, offset, sinks, window, salient_every, rung;
-	double max_error;
+	double max_error, salient_share;
 } runs[] = {
-	{256, 0, 4, 0, 0, 1, 0},
-	{130, 5, 4, 60, 0, 0, 0},
-	{37, 3, 0, 0, 5, 2, 0},
-	{64, 9, 4, 60, 0, 2, 0},
-	{200, 0, 0, 0, 7, 2, 0.25},
-	{1, 17, 0, 0, 0, 0, 0},
+	{256, 0, 4, 0, 0, 1, 0, 0},
+	{130, 5, 4, 60, 0, 0, 0, 0},
+	{37, 3, 0, 0, 5, 2, 0, 0},
+	{64, 9, 4, 60, 0, 2, 0, 0},
+	{200, 0, 0, 0, 7, 2, 0.25, 0},
+	{1, 17, 0, 0, 0, 0, 0, 0},
+	{150, 40, 4, 0, 0, 1, 0, 0.2},
 };
 
 enum { RUNS = sizeof runs / sizeof *runs };
@@ -64,7 +65,10 @@ static struct codec_options options_of(
 		.rung_salient = r->rung ? r->rung - 1 : 0,
 		.rung_redundant = 2,
 		.classes = classes,
-		.max_error = r->max_error};
+		.max_error = r->max_error,
+		.rank = r->salient_share > 0 ? CODEC_BY_FIT : CODEC_UNRANKED,
+		.salient_share = r->salient_share,
+		.redundant_share = r->salient_share / 2};
 }
 
 /* Every coded token of `after` is as near to the world's memory as the frame says; raw ones are the same. */

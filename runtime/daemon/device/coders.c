@@ -171,7 +171,7 @@ static bool alike(const struct coder_put *a, const struct coder_put *b)
 	const struct codec_options *x = a->encode.options, *y = b->encode.options;
 
 	return x->transform == y->transform && x->rung == y->rung && x->rung_salient == y->rung_salient &&
-	       x->rung_redundant == y->rung_redundant;
+	       x->rung_redundant == y->rung_redundant && x->rank == y->rank;
 }
 
 /* The first of those that wait, and others like it. */
