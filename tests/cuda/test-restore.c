@@ -6,22 +6,18 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kernels/kernels.h"
 #include "policy/calibrate.h"
-#include "tests/cuda/double/double.h"
-#include "tests/cuda/engine.h"
+#include "tests/cuda/scene.h"
 #include "tests/integration/low-rank.h"
-#include "tools/private-daemon.h"
 
-enum { SINKS = 4, WINDOW = 128, SKIPPED = 77, N = 700, N_CHUNKS = 3, KIND = 1, SEQUENCES = 4 };
+enum { SINKS = 4, WINDOW = 128, N = 700, N_CHUNKS = 3, KIND = 1, SEQUENCES = 4 };
 
 /* Low-rank values with noise, at 16x: as in tests/integration/test-learn.c. */
 static const double ERROR_MAX = 0.25;
@@ -76,7 +72,7 @@ static void gather_features(
 	}
 }
 
-static void make_transform(void)
+static int make_transform(void **state)
 {
 	const struct geometry g = engine_geometry();
 	struct engine e = {.size_bytes = (size_t)E_LAYERS * 2 * E_BLOCKS * E_BLOCK * E_WIDTH * 2};
@@ -88,6 +84,7 @@ static void make_transform(void)
 	size_t len;
 	FILE *file;
 
+	(void)state;
 	e.kv = calloc(1, e.size_bytes);
 	for (uint32_t i = 0; i < E_BLOCKS; i++)
 		e.blocks[i] = i;
@@ -115,31 +112,13 @@ static void make_transform(void)
 	calibrate_free(c);
 	free(data);
 	free(e.kv);
+	return 0;
 }
 
-/* ---- processes ---- */
-
-static void in_process(
-	void (*fn)(const char *socket, uint32_t arg), const struct private_daemon *d, uint32_t arg)
+static int drop_transform(void **state)
 {
-	int status;
-	pid_t pid;
-
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		fn(d->socket, arg);
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	if (status) {
-		char command[400];
-
-		snprintf(command, sizeof command, "cat %s", d->log);
-		assert_int_equal(system(command), 0);
-	}
-	assert_int_equal(status, 0);
+	(void)state;
+	return unlink(transform_path);
 }
 
 static void check(const struct engine *e, uint32_t sequence)
@@ -221,32 +200,6 @@ static void remove_on_host(const char *socket, uint32_t sequence)
 	engine_close(&e);
 }
 
-/* Chunks that the codec on the GPU has encoded or decoded. */
-static json_t *device_status_of(const struct private_daemon *d)
-{
-	json_t *status, *device;
-	char *answer;
-
-	assert_int_equal(cistern_control(d->socket, "{\"command\":\"status\"}", &answer, 10000), 0);
-	status = json_loads(answer, 0, NULL);
-	free(answer);
-	device = json_incref(json_object_get(status, "device"));
-	json_decref(status);
-	return device;
-}
-
-static double figure(const struct private_daemon *d, const char *part, const char *key)
-{
-	json_t *device = device_status_of(d);
-	const json_t *value = json_object_get(json_object_get(device, part), key);
-	double x;
-
-	assert_non_null(value);
-	x = json_number_value(value);
-	json_decref(device);
-	return x;
-}
-
 static void each_reads_the_other(void **state)
 {
 	const struct private_daemon_options options = {.no_store = 1, .transform = transform_path};
@@ -255,20 +208,20 @@ static void each_reads_the_other(void **state)
 	(void)state;
 	assert_int_equal(private_daemon_start(&d, &options), 0);
 	for (uint32_t sequence = 0; sequence < SEQUENCES; sequence++) {
-		const double encoded = figure(&d, "codec", "chunks"),
-			     restored = figure(&d, "codec", "restored");
+		const long encoded = scene_number(&d, "codec", "chunks"),
+			   restored = scene_number(&d, "codec", "restored");
 
 		if (sequence < SEQUENCES / 2) {
-			in_process(put_on_gpu, &d, sequence);
-			assert_true(figure(&d, "codec", "chunks") == encoded + N_CHUNKS);
+			scene_in_process(put_on_gpu, &d, sequence);
+			assert_true(scene_number(&d, "codec", "chunks") == encoded + N_CHUNKS);
 		} else {
-			in_process(put_on_host, &d, sequence);
-			assert_true(figure(&d, "codec", "chunks") == encoded);
+			scene_in_process(put_on_host, &d, sequence);
+			assert_true(scene_number(&d, "codec", "chunks") == encoded);
 		}
-		in_process(get_on_gpu, &d, sequence);
-		assert_true(figure(&d, "codec", "restored") == restored + N_CHUNKS);
-		in_process(get_on_host, &d, sequence);
-		in_process(get_on_gpu, &d, sequence);
+		scene_in_process(get_on_gpu, &d, sequence);
+		assert_true(scene_number(&d, "codec", "restored") == restored + N_CHUNKS);
+		scene_in_process(get_on_host, &d, sequence);
+		scene_in_process(get_on_gpu, &d, sequence);
 	}
 	private_daemon_stop(&d);
 }
@@ -324,9 +277,9 @@ static void by_events(void **state)
 
 	(void)state;
 	assert_int_equal(private_daemon_start(&d, &options), 0);
-	in_process(put_on_gpu, &d, 1);
-	in_process(get_by_events, &d, 1);
-	assert_true(figure(&d, "codec", "restored") == N_CHUNKS);
+	scene_in_process(put_on_gpu, &d, 1);
+	scene_in_process(get_by_events, &d, 1);
+	assert_true(scene_number(&d, "codec", "restored") == N_CHUNKS);
 	private_daemon_stop(&d);
 }
 
@@ -340,23 +293,19 @@ static void from_the_pool(void **state)
 
 	(void)state;
 	assert_int_equal(private_daemon_start(&d, &options), 0);
-	for (int waited = 0; figure(&d, "pool", "size_bytes") == 0 && waited < 5000; waited += 10)
-		usleep(10000);
-	in_process(put_on_gpu, &d, 0);
-	in_process(put_on_host, &d, 1);
-	for (int waited = 0; figure(&d, "pool", "frames") < N_CHUNKS && waited < 5000; waited += 10)
-		usleep(10000);
-	assert_true(figure(&d, "pool", "frames") == N_CHUNKS);
-	in_process(get_on_gpu, &d, 0);
-	assert_true(figure(&d, "pool", "hits") == N_CHUNKS);
-	in_process(get_on_gpu, &d, 1);
-	assert_true(figure(&d, "pool", "hits") == N_CHUNKS);
-	for (int waited = 0; figure(&d, "pool", "frames") < 2 * N_CHUNKS && waited < 5000; waited += 10)
-		usleep(10000);
-	in_process(get_on_gpu, &d, 1);
-	assert_true(figure(&d, "pool", "hits") == 2 * N_CHUNKS);
-	in_process(remove_on_host, &d, 1);
-	assert_true(figure(&d, "pool", "frames") == N_CHUNKS);
+	scene_until(&d, "pool", "size_bytes", 64 << 20);
+	scene_in_process(put_on_gpu, &d, 0);
+	scene_in_process(put_on_host, &d, 1);
+	scene_until(&d, "pool", "frames", N_CHUNKS);
+	scene_in_process(get_on_gpu, &d, 0);
+	assert_true(scene_number(&d, "pool", "hits") == N_CHUNKS);
+	scene_in_process(get_on_gpu, &d, 1);
+	assert_true(scene_number(&d, "pool", "hits") == N_CHUNKS);
+	scene_until(&d, "pool", "frames", 2 * N_CHUNKS);
+	scene_in_process(get_on_gpu, &d, 1);
+	assert_true(scene_number(&d, "pool", "hits") == 2 * N_CHUNKS);
+	scene_in_process(remove_on_host, &d, 1);
+	assert_true(scene_number(&d, "pool", "frames") == N_CHUNKS);
 	private_daemon_stop(&d);
 }
 
@@ -376,57 +325,21 @@ static void host_instead(void **state)
 		setenv("CISTERN_DOUBLE_FAIL", faults[i], 1);
 		assert_int_equal(private_daemon_start(&d, &options), 0);
 		unsetenv("CISTERN_DOUBLE_FAIL");
-		in_process(put_on_gpu, &d, 0);
-		in_process(get_on_gpu, &d, 0);
-		in_process(get_on_host, &d, 0);
+		scene_in_process(put_on_gpu, &d, 0);
+		scene_in_process(get_on_gpu, &d, 0);
+		scene_in_process(get_on_host, &d, 0);
 		private_daemon_stop(&d);
 	}
-}
-
-/* Whether there is a GPU that can be used; asked in a process of its own, for a driver does not survive a
- * fork. */
-static bool have_gpu(void)
-{
-	int status;
-	pid_t pid = fork();
-
-	if (!pid) {
-		char why[256] = "";
-		struct cuda_driver *driver;
-		int n = 0;
-
-		if (driver_load(&driver, why, sizeof why) || driver->cuDeviceGetCount(&n) || !n) {
-			printf("skipped: %s\n", why[0] ? why : "there is no GPU");
-			fflush(stdout);
-			_exit(1);
-		}
-		_exit(0);
-	}
-	return waitpid(pid, &status, 0) == pid && !status;
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(each_reads_the_other),
-		cmocka_unit_test(by_events),
-		cmocka_unit_test(from_the_pool),
-		cmocka_unit_test(host_instead),
+		cmocka_unit_test_setup_teardown(each_reads_the_other, make_transform, drop_transform),
+		cmocka_unit_test_setup_teardown(by_events, make_transform, drop_transform),
+		cmocka_unit_test_setup_teardown(from_the_pool, make_transform, drop_transform),
+		cmocka_unit_test_setup_teardown(host_instead, make_transform, drop_transform),
 	};
-	char folder[] = "/tmp/cistern-double-XXXXXX", file[64];
-	int status = SKIPPED;
 
-	if (!mkdtemp(folder))
-		return 1;
-	/* Nothing to a real driver. */
-	snprintf(file, sizeof file, "%s/device", folder);
-	setenv("CISTERN_DOUBLE_DEVICE", file, 1);
-	if (have_gpu()) {
-		make_transform();
-		status = cmocka_run_group_tests(tests, NULL, NULL);
-		unlink(transform_path);
-	}
-	unlink(file);
-	rmdir(folder);
-	return status;
+	return scene_run(tests, sizeof tests / sizeof *tests);
 }
