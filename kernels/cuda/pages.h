@@ -20,6 +20,20 @@ struct pages_plane {
 	uint32_t reserved;
 };
 
+/* The widest access that everything of the plane is aligned to. A packed copy of n tokens begins at n times
+ * packed_bytes and steps by the token, so with packed_bytes and head_bytes its addresses are multiples too.
+ */
+static inline uint32_t pages_unit(const struct pages_plane *p)
+{
+	const uint64_t all = p->base | p->block_stride | p->token_stride | p->head_stride | p->packed_bytes |
+			     p->head_bytes;
+	uint32_t unit = 16;
+
+	while (unit > 2 && all % unit)
+		unit /= 2;
+	return unit;
+}
+
 struct pages_args {
 	uint64_t planes;  /* struct pages_plane [], the first of those to be copied */
 	uint64_t blocks;  /* uint32_t []: token t lies in block blocks[(offset + t) / block_tokens] */

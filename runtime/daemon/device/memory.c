@@ -180,19 +180,6 @@ static bool is_stale(struct lane_keep *k)
 	return false;
 }
 
-/* The widest access that everything of the plane is aligned to; the packed copy of n_tokens tokens begins at
- * n_tokens times packed_bytes, and steps by the token. */
-static uint32_t unit_of(const struct pages_plane *p)
-{
-	const uint64_t all = p->base | p->block_stride | p->token_stride | p->head_stride | p->packed_bytes |
-			     p->head_bytes;
-	uint32_t unit = 16;
-
-	while (unit > 2 && all % unit)
-		unit /= 2;
-	return unit;
-}
-
 static int upload(struct device_memory *m, struct lane *lane)
 {
 	const struct cuda_driver *cu = device_driver(m->gpu->device);
@@ -202,7 +189,7 @@ static int upload(struct device_memory *m, struct lane *lane)
 		const struct device_part *part = &m->parts[m->planes[i].reserved];
 
 		m->planes[i].base += import_address(part->import) + part->offset_bytes;
-		m->planes[i].unit_bytes = unit_of(&m->planes[i]);
+		m->planes[i].unit_bytes = pages_unit(&m->planes[i]);
 	}
 	if (cu->cuMemAlloc(&m->table, len)) {
 		m->table = 0;
