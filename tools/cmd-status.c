@@ -125,6 +125,28 @@ static void print_shadow(const json_t *s)
 		ask_number(s, "refused"));
 }
 
+static void print_device(const json_t *d)
+{
+	const json_t *mapped = json_object_get(d, "mapped"), *staging = json_object_get(d, "staging"),
+		     *pool = json_object_get(d, "pool"), *lane;
+	char a[32], b[32], c[32];
+	size_t i;
+
+	if (!d || json_is_null(d))
+		return;
+	printf("device    %s\n          %s of engines mapped, staging %s of %s", ask_text(d, "name"),
+		ask_bytes(ask_number(mapped, "bytes"), a), ask_bytes(ask_number(staging, "bytes"), b),
+		ask_bytes(ask_number(staging, "limit_bytes"), c));
+	printf(", pool %s of %s\n", ask_bytes(ask_number(pool, "used_bytes"), a),
+		ask_bytes(ask_number(pool, "size_bytes"), b));
+	json_array_foreach(json_object_get(d, "lanes"), i, lane)
+	{
+		if (json_is_true(json_object_get(lane, "stuck")))
+			printf("          %s is STUCK: %s, for %.0f s\n", ask_text(lane, "name"),
+				ask_text(lane, "doing"), ask_number(lane, "for_ms") / 1000);
+	}
+}
+
 static void print_status(const json_t *s)
 {
 	const json_t *pool = json_object_get(s, "pool"), *store = json_object_get(s, "store"),
@@ -164,6 +186,7 @@ static void print_status(const json_t *s)
 		print_learning(json_object_get(item, "learning"));
 	}
 	print_fidelity(json_object_get(s, "fidelity"));
+	print_device(json_object_get(s, "device"));
 	print_shadow(json_object_get(s, "shadow"));
 	json_array_foreach(json_object_get(s, "sessions"), i, item)
 		printf("client    %.0f, namespace %s, uid %.0f, %.0f requests, %.0f in flight\n",

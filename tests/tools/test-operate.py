@@ -152,6 +152,18 @@ def capacity():
         run("plan", "capacity", *wrong, status=2)
 
 
+def pool(d):
+    shown = run("pool", "--socket", d.socket).stdout
+    assert re.match(r"memory  .* of .*iB\nGPU     (none|.* of .*)\n$", shown), shown
+    answer = json.loads(run("pool", "--json", "--socket", d.socket).stdout)
+    assert answer["pool"]["limit_bytes"] > 0
+    if answer["device"] is None:
+        r = run("pool", "resize", "1G", "--socket", d.socket, status=1)
+        assert "uses no GPU" in r.stderr, r
+    for wrong in (["resize"], ["resize", "x"], ["resize", "-1"], ["resize", "1Q"], ["shrink", "1G"], ["resize", "1", "2"]):
+        run("pool", "--socket", d.socket, "--", *wrong, status=2)
+
+
 def doctor():
     with Daemon(cisternd) as d, tempfile.TemporaryDirectory() as folder:
         r = run("doctor", "--config", d.config, "--disk", folder)
@@ -183,5 +195,6 @@ with Daemon(cisternd) as daemon:
     drain(daemon)
 with Daemon(cisternd) as daemon:
     trace(daemon)
+    pool(daemon)
 capacity()
 doctor()
