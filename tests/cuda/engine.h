@@ -28,7 +28,7 @@ struct gpu_engine {
 
 /* The driver of this process, with a context and a stream. */
 void gpu_engine_begin(struct gpu_engine *g);
-/* Allocates, connects, registers. */
+/* Allocates, connects, registers; with no parts connects alone. */
 void gpu_engine_open(
 	struct gpu_engine *g, const char *socket, uint32_t order, uint32_t kind, uint32_t n_parts);
 /* The allocation alone, and its description; for tests that register it themselves. */

@@ -9,9 +9,11 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/cuda/scene.h"
@@ -467,6 +469,71 @@ static void one_call_hangs(void **state)
 	private_daemon_stop(&d);
 }
 
+/* And does not keep the daemon from ending. */
+static void one_call_hangs_for_good(void **state)
+{
+	struct private_daemon d;
+	pid_t pid;
+	int fd;
+
+	(void)state;
+	if (!scene_has_double()) {
+		print_message("needs the double: a real driver's calls come back\n");
+		return;
+	}
+	d = scene_daemon(NULL);
+	stuck_pid = d.pid;
+	scene_knob(hang_next, 120000);
+	pid = scene_start(attach, &d, 0, &fd);
+	while (scene_number(&d, "mapped", "allocations") == 0)
+		usleep(1000);
+	assert_int_equal(WEXITSTATUS(private_daemon_end(&d, SIGTERM)), EXIT_FAILURE);
+	private_daemon_stop(&d);
+	scene_kill(pid);
+	close(fd);
+}
+
+/* ---- limits ---- */
+
+static void stay(const char *socket, uint32_t arg)
+{
+	struct gpu_engine g;
+
+	(void)arg;
+	gpu_engine_open(&g, socket, 1, CISTERN_MEMORY_CUDA_IPC, 1);
+	scene_say();
+	pause();
+}
+
+static void find_no_room(const char *socket, uint32_t arg)
+{
+	struct gpu_engine g;
+
+	(void)arg;
+	gpu_engine_open(&g, socket, 1, CISTERN_MEMORY_MEMFD, 0);
+	gpu_engine_allocate(&g, CISTERN_MEMORY_CUDA_IPC, 1);
+	MUST_EQUAL(gpu_engine_register(&g), -ENOSPC);
+	gpu_engine_close(&g);
+}
+
+static void no_more_is_mapped_than_may_be(void **state)
+{
+	struct private_daemon d = scene_daemon("device_map = 1M\n");
+	pid_t pid;
+	int fd;
+
+	(void)state;
+	pid = scene_start(stay, &d, 0, &fd);
+	scene_await(fd);
+	scene_in_process(find_no_room, &d, 0);
+	assert_int_equal(scene_number(&d, "mapped", "allocations"), 1);
+	scene_kill(pid);
+	close(fd);
+	scene_until(&d, "mapped", "allocations", 0);
+	scene_in_process(serve, &d, 1);
+	private_daemon_stop(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -476,6 +543,8 @@ int main(void)
 		cmocka_unit_test(events_are_destroyed),
 		cmocka_unit_test(memory_runs_out),
 		cmocka_unit_test(one_call_hangs),
+		cmocka_unit_test(one_call_hangs_for_good),
+		cmocka_unit_test(no_more_is_mapped_than_may_be),
 	};
 
 	return scene_run(tests, sizeof tests / sizeof *tests);
