@@ -126,11 +126,12 @@ static struct import *find_handle(struct imports *x, const struct import_source 
 
 /* Whether an older import of the owner's lies, in the owner, where this one does. What the new one's length
  * is is not known before it is open: that it begins inside the older one says enough, for allocations do not
- * overlap; what begins before and reaches into it is found when the driver refuses. */
+ * overlap; what begins before and reaches into it is found when the driver refuses. Two
+ * descriptors may well be of one allocation, which nothing tells: they are both kept. */
 static bool overlaps(const struct import *i, const struct import_source *s)
 {
-	return s->address && i->owner_address && same_owner(&i->owner, &s->owner) &&
-	       s->address - i->owner_address < (i->bytes ? i->bytes : 1);
+	return (s->handle || i->by_handle) && s->address && i->owner_address &&
+	       same_owner(&i->owner, &s->owner) && s->address - i->owner_address < (i->bytes ? i->bytes : 1);
 }
 
 /* Marks what the source shows to have been freed. True: some of it is in use still. */

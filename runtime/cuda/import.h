@@ -7,6 +7,7 @@
  * by number and start time, since numbers come back. When an owner brings another handle for an address range
  * that it had shown before, that range was freed and handed out anew: the older mapping is stale from then
  * on, is given to nobody any more, and goes before the new one is opened, unless it is in use still (-EBUSY).
+ * Descriptors tell nothing of what they name, so each is mapped anew, and not compared with others.
  *
  * Calls block in the driver: none may be made on a thread that serves others. Any other thread may; the lock
  * inside is never held across a driver call. Each thread has entered the device before.

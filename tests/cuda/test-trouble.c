@@ -171,6 +171,22 @@ static void lie(const char *socket, uint32_t arg)
 	MUST_EQUAL(cistern_register_events(g.host.c, &event, 1, &id), 0);
 	MUST_EQUAL(cistern_unregister_events(g.host.c, id), 0);
 	MUST_EQUAL(cistern_nop(g.host.c, 1), 0);
+	/* The same allocation twice, by either kind of name: both serve. */
+	for (uint32_t by_fd = 0; by_fd < 2; by_fd++) {
+		struct gpu_engine e = by_fd ? shared : g;
+		uint32_t ids[2];
+
+		for (int i = 0; i < 2; i++) {
+			MUST_EQUAL(gpu_engine_register(&e), 0);
+			ids[i] = e.host.memory_id;
+		}
+		for (uint32_t i = 0; i < 2; i++) {
+			e.host.memory_id = ids[i];
+			engine_keys(&e.host, 60 + 2 * by_fd + i, N);
+			MUST_EQUAL(engine_put(&e.host, N).status, 0);
+			MUST_EQUAL(cistern_unregister_memory(e.host.c, ids[i]), 0);
+		}
+	}
 	gpu_engine_free_memory(&shared);
 	gpu_engine_close(&g);
 }
