@@ -377,6 +377,76 @@ static void replaced_by_a_better_one(void **state)
 	close_world(&w);
 }
 
+struct gone {
+	uint32_t numbers[8];
+	int n;
+};
+
+static void note_gone(void *arg, uint32_t number)
+{
+	struct gone *g = arg;
+
+	assert_true(g->n < 8);
+	g->numbers[g->n++] = number;
+}
+
+/* Whoever keeps something by an entry's number is told when its frame is no more: replaced, removed, given up
+ * while it was made, and driven out for good; but not when only the pool's copy goes. */
+static void frames_that_are_no_more(void **state)
+{
+	struct gone gone = {.n = 0};
+	struct index_entry *e;
+	struct index_key id = key_of(9);
+	uint32_t number;
+	struct world w;
+
+	(void)state;
+	open_world(&w, 1);
+	cache_tell_gone(w.cache, note_gone, &gone);
+	put(&w, 1);
+	settle(&w);
+	e = find(&w, 1);
+	number = index_number(cache_index(w.cache), e);
+	cache_hold(e);
+	replace(&w, e, 101, POOL, -ENOSPC);
+	assert_int_equal(gone.n, 0);
+	replace(&w, e, 101, 5000, 0);
+	cache_release(w.cache, e);
+	assert_int_equal(gone.n, 1);
+	assert_int_equal(gone.numbers[0], number);
+	settle(&w);
+	assert_int_equal(cache_drop_pool(w.cache), 1);
+	expect(&w, e, 101, 5000);
+	assert_int_equal(gone.n, 1);
+	cache_hold(e);
+	cache_remove(w.cache, e, NULL);
+	assert_int_equal(gone.n, 2);
+	assert_int_equal(gone.numbers[1], number);
+	cache_release(w.cache, e);
+	assert_int_equal(gone.n, 2);
+	e = cache_reserve(w.cache, &id);
+	assert_non_null(e);
+	number = index_number(cache_index(w.cache), e);
+	cache_abandon(w.cache, e);
+	assert_int_equal(gone.n, 3);
+	assert_int_equal(gone.numbers[2], number);
+	settle(&w);
+	close_world(&w);
+
+	open_world(&w, 0);
+	gone.n = 0;
+	cache_tell_gone(w.cache, note_gone, &gone);
+	for (uint32_t i = 0; i < ROOM; i++)
+		put(&w, i);
+	number = index_number(cache_index(w.cache), find(&w, 0));
+	for (uint32_t i = 1; i < ROOM; i++)
+		assert_non_null(find(&w, i));
+	put(&w, ROOM);
+	assert_int_equal(gone.n, 1);
+	assert_int_equal(gone.numbers[0], number);
+	close_world(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -386,6 +456,7 @@ int main(void)
 		cmocka_unit_test(removed_while_in_use),
 		cmocka_unit_test(back_from_disk),
 		cmocka_unit_test(replaced_by_a_better_one),
+		cmocka_unit_test(frames_that_are_no_more),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
