@@ -170,7 +170,6 @@ static void lie(const char *socket, uint32_t arg)
 	MUST_EQUAL(cistern_register_events(g.host.c, &handle, 1, &id), -EINVAL);
 	MUST_EQUAL(cistern_register_events(g.host.c, &event, 1, &id), 0);
 	MUST_EQUAL(cistern_unregister_events(g.host.c, id), 0);
-	MUST_EQUAL(cistern_nop(g.host.c, 1), 0);
 	/* The same allocation twice, by either kind of name: both serve. */
 	for (uint32_t by_fd = 0; by_fd < 2; by_fd++) {
 		struct gpu_engine e = by_fd ? shared : g;
