@@ -23,6 +23,10 @@
 #include <thread>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "kernels/cuda/simt.h"
 #include "tests/cuda/double/switch.h"
 
@@ -33,6 +37,7 @@ namespace
 
 #ifdef __SANITIZE_ADDRESS__
 const size_t stack_bytes = 256 << 10;
+const size_t end_frames_bytes = 2048; /* more than what lies on a stack when its fibre has ended */
 #else
 const size_t stack_bytes = 64 << 10;
 #endif
@@ -349,7 +354,12 @@ void begin_block(struct simt_run *r, uint64_t number)
 		f->thread = {i % l->block.x, i / l->block.x % l->block.y, i / l->block.x / l->block.y};
 		/* Tops at different places of their pages, or all would fall in the same sets of the caches.
 		 */
-		stack_context_make(&f->context, r->stack(i), stack_bytes - i * 7 % 64 * 64, fibre_main);
+		const size_t top = stack_bytes - i * 7 % 64 * 64;
+#ifdef __SANITIZE_ADDRESS__
+		/* A fibre ends by switching away: the frames it did that from never took their marks back. */
+		__asan_unpoison_memory_region(r->stack(i) + top - end_frames_bytes, end_frames_bytes);
+#endif
+		stack_context_make(&f->context, r->stack(i), top, fibre_main);
 		wake(r, i);
 	}
 	for (unsigned i = 0; i < (r->n + 31) / 32; i++) {
