@@ -390,7 +390,7 @@ static __device__ uint32_t inflate_literals(struct inflate_input *r, const struc
 					if (entry >> 4 == INFLATE_END)
 						return DEFLATE_DONE;
 					return entry ? inflate_read_match(r, t, entry >> 4, o, match)
-						     : DEFLATE_DAMAGED;
+						     : (uint32_t)DEFLATE_DAMAGED;
 				}
 			}
 			inflate_bits(r, entry & 15);
