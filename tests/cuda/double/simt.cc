@@ -10,6 +10,7 @@
 #include "tests/cuda/double/simt.h"
 
 #include <link.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -415,10 +416,26 @@ struct pool *the_pool()
 	return p;
 }
 
+/* Stacks are big: an OS thread keeps its own until it ends. Not as a thread_local, which would lie among kernels'
+ * shared variables. */
+struct simt_run *own_run()
+{
+	static const pthread_key_t key = [] {
+		pthread_key_t made;
+
+		if (pthread_key_create(&made, [](void *run) { delete static_cast<struct simt_run *>(run); }))
+			simt_fault("no key for a thread's stacks");
+		return made;
+	}();
+
+	if (!simt_self.run)
+		pthread_setspecific(key, new struct simt_run);
+	return simt_self.run;
+}
+
 void run_blocks(struct launch *l)
 {
-	/* Stacks are big: an OS thread keeps its own until it ends. */
-	struct simt_run *r = simt_self.run ? simt_self.run : new struct simt_run;
+	struct simt_run *r = own_run();
 	uint64_t n = 0;
 
 	r->launch = l;
