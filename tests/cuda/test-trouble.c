@@ -443,6 +443,19 @@ static void attach(const char *socket, uint32_t arg)
 	gpu_engine_close(&g);
 }
 
+static bool log_says(const struct private_daemon *d, const char *what)
+{
+	static char text[1 << 16];
+	FILE *f = fopen(d->log, "r");
+	size_t len;
+
+	assert_non_null(f);
+	len = fread(text, 1, sizeof text - 1, f);
+	fclose(f);
+	text[len] = 0;
+	return strstr(text, what);
+}
+
 static void one_call_hangs(void **state)
 {
 	struct private_daemon d;
@@ -476,6 +489,7 @@ static void one_call_hangs(void **state)
 		usleep(5000);
 	}
 	assert_true(named);
+	assert_true(log_says(&d, "is stuck: open memory has not come back"));
 	/* The engine gives up; what was opened for it is closed once the call has come back. */
 	scene_kill(pid);
 	close(fd);

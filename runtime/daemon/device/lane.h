@@ -51,8 +51,9 @@ struct lane_keep {
 
 /* All lanes. Front thread. d is borrowed. -ENOMEM, -errno. */
 int lanes_new(const struct device *d, struct lanes **out);
-/* Every lane has been closed. Waits for up to a second for those that are not at their end; one that does not
- * come is left as it is, with what it has open, and false returned: the device must then not be taken down.
+/* Every lane has been closed, or will be by what its tasks do when they come back. Waits for up to a second
+ * for those that are not at their end; one that does not come is left as it is, with what it has open, and
+ * false returned: the device must then not be taken down.
  */
 bool lanes_free(struct lanes *l);
 /* Readable when tasks have come back. */

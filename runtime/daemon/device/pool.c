@@ -80,9 +80,13 @@ int device_pool_new(const struct device *d, struct lanes *lanes, struct device_p
 	return 0;
 }
 
+/* A task that has not begun when its lane closes is not carried out: the lane closes with its return. */
 static void gone(struct lane_task *t)
 {
-	free(t);
+	struct device_pool *p = (struct device_pool *)t;
+
+	lane_close(p->lane);
+	free(p);
 }
 
 struct device_pool *device_pool_free(struct device_pool *p)
@@ -95,7 +99,6 @@ struct device_pool *device_pool_free(struct device_pool *p)
 	p->task.done = gone;
 	p->task.what = "free the pool";
 	lane_submit(p->lane, &p->task);
-	lane_close(p->lane);
 	return NULL;
 }
 

@@ -337,9 +337,23 @@ int staging_new(struct lanes *lanes, uint64_t limit_bytes, struct staging **out)
 	return r;
 }
 
-static void forget_it(struct lane_task *t)
+static void end(struct staging *s)
 {
-	free(t);
+	lane_close(s->lane);
+	free(s->shares);
+	free(s);
+}
+
+/* A task that has not begun when its lane closes is not carried out: the lane closes with the last one's
+ * return. */
+static void last_taken_down(struct lane_task *t)
+{
+	struct making *m = (struct making *)t;
+	struct staging *s = m->staging;
+
+	free(m);
+	if (!--s->n_making)
+		end(s);
 }
 
 struct staging *staging_free(struct staging *s)
@@ -355,14 +369,15 @@ struct staging *staging_free(struct staging *s)
 		if (!m)
 			continue; /* the process is about to end, and the driver has it all back then */
 		m->task.run = take_down;
-		m->task.done = forget_it;
+		m->task.done = last_taken_down;
 		m->task.what = "free staging memory";
+		m->staging = s;
 		m->slot = slot;
+		s->n_making++;
 		lane_submit(s->lane, &m->task);
 	}
-	lane_close(s->lane);
-	free(s->shares);
-	free(s);
+	if (!s->n_making)
+		end(s);
 	return NULL;
 }
 

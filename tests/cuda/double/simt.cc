@@ -10,6 +10,7 @@
 #include "tests/cuda/double/simt.h"
 
 #include <link.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -365,7 +366,12 @@ void begin_block(struct simt_run *r, uint64_t number)
 #endif
 		/* Tops at different places of their pages, or all would fall in the same sets of the caches.
 		 */
-		stack_context_make(&f->context, r->stack(i), stack_bytes - i * 7 % 64 * 64, fibre_main);
+		const size_t top = stack_bytes - i * 7 % 64 * 64;
+#ifdef __SANITIZE_ADDRESS__
+		/* A fibre ends by switching away: the frames it did that from never took their marks back. */
+		__asan_unpoison_memory_region(r->stack(i) + top - end_frames_bytes, end_frames_bytes);
+#endif
+		stack_context_make(&f->context, r->stack(i), top, fibre_main);
 		wake(r, i);
 	}
 	for (unsigned i = 0; i < (r->n + 31) / 32; i++) {
@@ -430,10 +436,26 @@ struct pool *the_pool()
 	return p;
 }
 
+/* Stacks are big: an OS thread keeps its own until it ends. Not as a thread_local, which would lie among kernels'
+ * shared variables. */
+struct simt_run *own_run()
+{
+	static const pthread_key_t key = [] {
+		pthread_key_t made;
+
+		if (pthread_key_create(&made, [](void *run) { delete static_cast<struct simt_run *>(run); }))
+			simt_fault("no key for a thread's stacks");
+		return made;
+	}();
+
+	if (!simt_self.run)
+		pthread_setspecific(key, new struct simt_run);
+	return simt_self.run;
+}
+
 void run_blocks(struct launch *l)
 {
-	/* Stacks are big: an OS thread keeps its own until it ends. */
-	struct simt_run *r = simt_self.run ? simt_self.run : new struct simt_run;
+	struct simt_run *r = own_run();
 	uint64_t n = 0;
 
 	r->launch = l;
