@@ -81,6 +81,29 @@ __device__ static inline void sums_add(
 	}
 }
 
+/* All tiles along the sum: load(stage, k) starts the copies of both operands' tiles at k into a stage, three
+ * of which are in flight. */
+template <bool ACROSS, class LOAD>
+__device__ static inline void multiply(struct sums *s, uint16_t *shared, uint32_t n_steps, LOAD load)
+{
+	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+	sums_clear(s);
+	for (uint32_t i = 0; i < n_steps + STAGES - 1; i++) {
+		if (i < n_steps)
+			load(shared + i % STAGES * STAGE_HALVES, i * CODEC_DEPTH);
+		simt_copy_commit();
+		if (i < STAGES - 1)
+			continue;
+		simt_copy_wait<STAGES - 1>();
+		__syncthreads();
+		const uint16_t *stage = shared + (i - (STAGES - 1)) % STAGES * STAGE_HALVES;
+
+		sums_add<ACROSS>(s, stage, stage + TILE_HALVES, warp / 4 * 64, warp % 4 * 32, lane);
+		__syncthreads();
+	}
+}
+
 __device__ static inline void zero16(uint16_t *at)
 {
 	*(uint4 *)at = make_uint4(0, 0, 0, 0);
@@ -110,30 +133,14 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_project(const 
 	const struct codec_device_part *part = &a.parts[block->part];
 	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
-	const uint32_t n_steps = part->n_columns / CODEC_DEPTH;
 	struct sums s;
 
 	if (row0 >= block->k || column0 >= block->stride)
 		return;
-	sums_clear(&s);
-	for (uint32_t i = 0; i < n_steps + STAGES - 1; i++) {
-		if (i < n_steps) {
-			uint16_t *stage = shared + i % STAGES * STAGE_HALVES;
-
-			load_along(stage, part->basis, part->n_columns, row0, block->k, i * CODEC_DEPTH);
-			load_along(stage + TILE_HALVES, block->x, part->n_columns, column0, block->stride,
-				i * CODEC_DEPTH);
-		}
-		simt_copy_commit();
-		if (i < STAGES - 1)
-			continue;
-		simt_copy_wait<STAGES - 1>();
-		__syncthreads();
-		const uint16_t *stage = shared + (i - (STAGES - 1)) % STAGES * STAGE_HALVES;
-
-		sums_add<false>(&s, stage, stage + TILE_HALVES, warp / 4 * 64, warp % 4 * 32, lane);
-		__syncthreads();
-	}
+	multiply<false>(&s, shared, part->n_columns / CODEC_DEPTH, [&](uint16_t *stage, uint32_t k) {
+		load_along(stage, part->basis, part->n_columns, row0, block->k, k);
+		load_along(stage + TILE_HALVES, block->x, part->n_columns, column0, block->stride, k);
+	});
 	for (uint32_t i = 0; i < 4; i++)
 		for (uint32_t j = 0; j < 4; j++)
 			for (uint32_t h = 0; h < 2; h++) {
@@ -216,30 +223,15 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS)
 	const struct codec_device_chunk *chunk = &a.chunks[block->chunk];
 	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
-	const uint32_t k = block->k + block->k_wide, n_steps = (k + CODEC_DEPTH - 1) / CODEC_DEPTH;
+	const uint32_t k = block->k + block->k_wide;
 	struct sums s;
 
 	if (row0 >= chunk->n_coded || column0 >= part->n_columns)
 		return;
-	sums_clear(&s);
-	for (uint32_t i = 0; i < n_steps + STAGES - 1; i++) {
-		if (i < n_steps) {
-			uint16_t *stage = shared + i % STAGES * STAGE_HALVES;
-
-			load_across(stage, block->values, block->stride, row0, k, k, i * CODEC_DEPTH);
-			load_across(stage + TILE_HALVES, part->basis, part->n_columns, column0, k, block->k,
-				i * CODEC_DEPTH);
-		}
-		simt_copy_commit();
-		if (i < STAGES - 1)
-			continue;
-		simt_copy_wait<STAGES - 1>();
-		__syncthreads();
-		const uint16_t *stage = shared + (i - (STAGES - 1)) % STAGES * STAGE_HALVES;
-
-		sums_add<true>(&s, stage, stage + TILE_HALVES, warp / 4 * 64, warp % 4 * 32, lane);
-		__syncthreads();
-	}
+	multiply<true>(&s, shared, (k + CODEC_DEPTH - 1) / CODEC_DEPTH, [&](uint16_t *stage, uint32_t at) {
+		load_across(stage, block->values, block->stride, row0, k, k, at);
+		load_across(stage + TILE_HALVES, part->basis, part->n_columns, column0, k, block->k, at);
+	});
 	for (uint32_t i = 0; i < 4; i++)
 		for (uint32_t j = 0; j < 4; j++)
 			for (uint32_t h = 0; h < 2; h++) {

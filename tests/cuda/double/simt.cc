@@ -436,8 +436,8 @@ struct pool *the_pool()
 	return p;
 }
 
-/* Stacks are big: an OS thread keeps its own until it ends. Not as a thread_local, which would lie among kernels'
- * shared variables. */
+/* Stacks are big: an OS thread keeps its own until it ends. Not as a thread_local, which would lie among
+ * kernels' shared variables. */
 struct simt_run *own_run()
 {
 	static const pthread_key_t key = [] {
