@@ -360,10 +360,6 @@ void begin_block(struct simt_run *r, uint64_t number)
 		f->n_groups = 0;
 		f->copies.clear();
 		f->thread = {i % l->block.x, i / l->block.x % l->block.y, i / l->block.x / l->block.y};
-#ifdef __SANITIZE_ADDRESS__
-		/* A fibre ends by switching away: the frames it did that from never took their marks back. */
-		__asan_unpoison_memory_region(r->stack(i) + stack_bytes - end_frames_bytes, end_frames_bytes);
-#endif
 		/* Tops at different places of their pages, or all would fall in the same sets of the caches.
 		 */
 		const size_t top = stack_bytes - i * 7 % 64 * 64;
