@@ -321,6 +321,9 @@ static int start_write(struct task *t, char *data, uint64_t frame_bytes)
 	format_record_seal(h, g->salt);
 	memcpy(data, h, sizeof *h);
 	memset(data + STORE_HEADER_BYTES + frame_bytes, 0, (size_t)(len - STORE_HEADER_BYTES - frame_bytes));
+	/* A bit that rots in a frame costs a frame. Here it would bring back what was removed. */
+	if (h->kind != FORMAT_WRITE)
+		memcpy(data + FORMAT_AGAIN, h, sizeof *h);
 	e->next_sequence++;
 	g->end += len;
 	g->n_writing++;

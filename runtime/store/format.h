@@ -23,6 +23,7 @@ enum {
 	FORMAT_SEGMENT_MAGIC = 0x47455343, /* "CSEG" */
 	FORMAT_RECORD_MAGIC = 0x43455243,  /* "CREC" */
 	FORMAT_TRAILER_MAGIC = 0x444e4543, /* "CEND" */
+	FORMAT_AGAIN = 2048, /* where in its page the header of a tombstone or a purge stands a second time */
 };
 
 enum format_kind {

@@ -366,6 +366,19 @@ static bool begins_footer(const char *page, const struct segment *g, uint64_t of
 	return true;
 }
 
+/* The header of the record at a page, from where it stands again if need be. */
+static int decode_page(const char *page, const struct segment *g, uint64_t offset, struct format_record *h)
+{
+	const uint64_t end = format_pad(g->len_bytes);
+
+	if (format_record_decode(page, g->salt, g->number, offset, end, h) == 0)
+		return 0;
+	if (format_record_decode(page + FORMAT_AGAIN, g->salt, g->number, offset, end, h) == 0 &&
+		h->kind != FORMAT_WRITE)
+		return 0;
+	return -EBADMSG;
+}
+
 /* Reads every record of a segment whose salt is known. What is no sound record is passed over page by page; a
  * run of such pages counts as one record dropped, unless they were never written. On return g->end is behind
  * the last page that was. -ENOMEM; -errno: unreadable from g->end on. */
@@ -381,8 +394,7 @@ static int scan_records(struct scan *s, struct segment *g, int fd)
 
 		if (r < 0)
 			return r;
-		if (format_record_decode(
-			    s->buffer, g->salt, g->number, offset, format_pad(g->len_bytes), &h) < 0) {
+		if (decode_page(s->buffer, g, offset, &h) < 0) {
 			bool rot = !is_zero(s->buffer);
 
 			/* Half a footer, from a crash while it was written; its place is taken by the next.

@@ -352,6 +352,29 @@ static void forged_record(void **state)
 	}
 }
 
+/* One bit of a tombstone, where there is no footer to tell of it either: what was removed stays removed. */
+static void rotten_tombstone(void **state)
+{
+	struct fixture *f = *state;
+	struct store_location at;
+	struct image m;
+
+	open_store(f);
+	write_frames(f, 1, 2);
+	at = f->at[1].location;
+	assert_int_equal(remove_frame(f, 1), 0);
+	write_frames(f, 2, 3);
+	close_store(f);
+	m = load_image(f, at.segment);
+	m.data[m.len - STORE_ALIGN] ^= 1;
+	m.data[at.offset + (uint64_t)at.len_pages * STORE_ALIGN + 30] ^= 1;
+	store_image(f, at.segment, &m);
+	free(m.data);
+	open_store(f);
+	assert_false(is_there(f, 1));
+	expect_frames(f, 2, 3);
+}
+
 /* A segment of a version to come: nothing is touched, neither it nor its neighbours, however damaged. */
 static void another_version(void **state)
 {
@@ -664,6 +687,7 @@ int main(void)
 		IN_MEMORY(damage),
 		IN_MEMORY(random_damage),
 		TEST(forged_record),
+		TEST(rotten_tombstone),
 		TEST(another_version),
 		TEST(foreign_files),
 		TEST(cut_under_way),
