@@ -16,9 +16,9 @@ demo: build
 check: build
 	@meson test -C $(BUILD) --no-rebuild --print-errorlogs
 
-# The tests that need a GPU; without one they say why they skip.
+# All that wants a GPU: tests, compute-sanitizer, bench; without one it says why not.
 gpu: build
-	@meson test -C $(BUILD) --no-rebuild --print-errorlogs --suite gpu
+	@scripts/gpu-suite $(BUILD)
 
 # The long form of the fault suite: some 40 minutes.
 fault: build

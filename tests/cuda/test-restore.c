@@ -304,6 +304,10 @@ static void from_the_pool(void **state)
 	scene_until(&d, "pool", "frames", 2 * N_CHUNKS);
 	scene_in_process(get_on_gpu, &d, 1);
 	assert_true(scene_number(&d, "pool", "hits") == 2 * N_CHUNKS);
+	/* After some idle seconds only the pool has memory. */
+	assert_true(scene_number(&d, "codec", "idle_bytes") > 0);
+	scene_until(&d, "codec", "idle_bytes", 0);
+	scene_in_process(get_on_gpu, &d, 0);
 	scene_in_process(remove_on_host, &d, 1);
 	assert_true(scene_number(&d, "pool", "frames") == N_CHUNKS);
 	private_daemon_stop(&d);

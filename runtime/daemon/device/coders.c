@@ -6,8 +6,9 @@
 
 #include "kernels/cuda/driver.h"
 #include "runtime/daemon/worker.h"
+#include "runtime/stats/board.h"
 
-enum { BATCH_MAX = 16 };
+enum { BATCH_MAX = 16, IDLE_MS = 5000 };
 
 /* A codec, and the batch that it works on when it encodes. */
 struct coder {
@@ -15,6 +16,8 @@ struct coder {
 	struct coders *coders;
 	struct device_codec *codec;
 	bool busy;
+	bool holds; /* memory, as far as the front thread knows */
+	uint64_t idle_since_ns;
 	struct coder_put *puts[BATCH_MAX];
 	size_t n;
 	struct coder_fill *fill;
@@ -135,9 +138,25 @@ static void fill(struct job *job, struct codec *unused)
 		f->status = device_codec_upload(coder->codec, f->image, f->frame, f->len, f->to);
 }
 
+static void trim(struct job *job, struct codec *unused)
+{
+	struct coder *coder = (struct coder *)job;
+
+	(void)unused;
+	if (!device_enter(coder->coders->device))
+		device_codec_trim(coder->codec);
+}
+
 /* ---- on the front thread ---- */
 
 static void pump(struct coders *c);
+
+static void set_idle(struct coder *coder)
+{
+	coder->busy = false;
+	coder->idle_since_ns = board_now_ns();
+	pump(coder->coders);
+}
 
 static void encoded(struct job *job)
 {
@@ -146,8 +165,7 @@ static void encoded(struct job *job)
 	const size_t n = coder->n;
 
 	memcpy(puts, coder->puts, sizeof puts);
-	coder->busy = false;
-	pump(coder->coders);
+	set_idle(coder);
 	for (size_t i = 0; i < n; i++) {
 		puts[i]->started_ns = job->started_ns;
 		puts[i]->ended_ns = job->ended_ns;
@@ -160,8 +178,7 @@ static void filled(struct job *job)
 	struct coder *coder = (struct coder *)job;
 	struct coder_fill *f = coder->fill;
 
-	coder->busy = false;
-	pump(coder->coders);
+	set_idle(coder);
 	f->done(f);
 }
 
@@ -206,7 +223,7 @@ static void pump(struct coders *c)
 
 		if (coder->busy)
 			continue;
-		coder->busy = true;
+		coder->busy = coder->holds = true;
 		if (c->waits) {
 			struct coder_wait *w = c->waits;
 
@@ -261,9 +278,43 @@ void coders_give(struct coders *c, struct device_codec *codec, size_t n_restored
 {
 	c->n_restored += n_restored;
 	for (uint32_t i = 0; i < c->n; i++)
-		if (c->all[i].codec == codec)
-			c->all[i].busy = false;
-	pump(c);
+		if (c->all[i].codec == codec) {
+			set_idle(&c->all[i]);
+			return;
+		}
+}
+
+static void trimmed(struct job *job)
+{
+	struct coder *coder = (struct coder *)job;
+
+	coder->holds = false;
+	set_idle(coder);
+}
+
+int coders_tick(struct coders *c)
+{
+	const uint64_t now = board_now_ns();
+	int next_ms = -1;
+
+	for (uint32_t i = 0; i < c->n; i++) {
+		struct coder *coder = &c->all[i];
+		const uint64_t idle_ms = (now - coder->idle_since_ns) / 1000000;
+
+		if (coder->busy || !coder->holds)
+			continue;
+		if (idle_ms < IDLE_MS) {
+			const int left_ms = (int)(IDLE_MS - idle_ms);
+
+			next_ms = next_ms < 0 || left_ms < next_ms ? left_ms : next_ms;
+			continue;
+		}
+		coder->busy = true;
+		coder->job.run = trim;
+		coder->job.done = trimmed;
+		workers_submit(c->threads, &coder->job);
+	}
+	return next_ms;
 }
 
 json_t *coders_status(const struct coders *c)

@@ -54,6 +54,10 @@ void coders_want(struct coders *c, struct coder_wait *w);
 /* n_restored: chunks that were decoded with it. */
 void coders_give(struct coders *c, struct device_codec *codec, size_t n_restored);
 
+/* Has codecs that were idle for a while give their memory back. Returns when to come again, in ms; -1: not on
+ * its account. */
+int coders_tick(struct coders *c);
+
 /* {codecs, busy, idle_bytes, chunks, batches, restored}: memory of those that are busy is not looked at. */
 json_t *coders_status(const struct coders *c);
 

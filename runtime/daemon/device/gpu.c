@@ -136,6 +136,7 @@ int gpu_tick(struct gpu *g, int timeout_ms)
 {
 	timeout_ms = earlier(timeout_ms, lanes_watch(g->lanes));
 	timeout_ms = earlier(timeout_ms, device_pool_tick(g->pool));
+	timeout_ms = earlier(timeout_ms, coders_tick(g->coders));
 	return earlier(timeout_ms, staging_tick(g->staging));
 }
 
