@@ -645,7 +645,12 @@ static void use_few_files(struct fixture *f)
 {
 	const struct rlimit few = {512, 512};
 
-	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	if (setrlimit(RLIMIT_NOFILE, &few)) {
+		/* valgrind keeps the hard limit for itself. */
+		assert_int_equal(errno, EPERM);
+		print_message("skipped: the number of descriptors cannot be limited here\n");
+		_exit(77);
+	}
 	write_and_read_many(f);
 	assert_false(stats_of(f).fixed_files);
 	close_store(f);
