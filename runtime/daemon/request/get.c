@@ -109,7 +109,7 @@ static void get_fetched(struct cache_wait *wait, int status)
 	struct request *q = step->request;
 	struct frame_info info;
 
-	if (!status && q->restore && !q->session->closed) {
+	if (!status && q->restore_transform && !q->session->closed) {
 		q->steps[q->n_ready++] = step;
 		request_go_on(q);
 		return;
@@ -163,7 +163,7 @@ void get_start(struct request *q, uint32_t chunk)
 	step->entry = e;
 	step->wait.fn = get_fetched;
 	cache_hold(e);
-	if (q->restore && resident_find(q->daemon->gpu, q->daemon->cache, e, &step->resident))
+	if (q->restore_transform && resident_find(q->daemon->gpu, q->daemon->cache, e, &step->resident))
 		get_fetched(&step->wait, 0);
 	else
 		cache_fetch(q->daemon->cache, e, &step->wait);

@@ -77,8 +77,9 @@ struct request {
 	struct signals signals;          /* memory on the GPU */
 	uint32_t n_unhanded;             /* steps */
 	bool recorded;                   /* the phase's events are, or are about to be */
-	struct restore *restore; /* GET that is decoded on the GPU; NULL: chunk by chunk, on the host */
-	const struct transform *restore_transform; /* held with it */
+	/* GET: decoded on the GPU, with this transform, held; NULL: chunk by chunk, on the host. */
+	const struct transform *restore_transform;
+	struct restore *restore;              /* what is being restored, or was last */
 	struct step *steps[DEVICE_BATCH_MAX]; /* whose frames are in the pool: they wait for each other */
 	uint32_t n_ready;
 	bool restoring;
@@ -128,7 +129,7 @@ void get_damaged(struct step *step, int status);
 void request_find_phases(struct request *q);
 
 /* restore.c */
-/* Has the GPU decode it, if it can: q->restore is set then. */
+/* Has the GPU decode it, if it can: q->restore_transform is set then. */
 void request_choose_restore(struct request *q);
 /* Restores the chunks that are ready, once all that are to go together are. */
 void request_try_restore(struct request *q);

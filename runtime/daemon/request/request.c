@@ -200,7 +200,8 @@ void request_go_on(struct request *q)
 		return;
 	for (;;) {
 		q->starting = true;
-		while (q->next < q->n_chunks && q->n_active < (q->restore ? DEVICE_BATCH_MAX : WINDOW) &&
+		while (q->next < q->n_chunks &&
+			q->n_active < (q->restore_transform ? DEVICE_BATCH_MAX : WINDOW) &&
 			!q->session->closed && !q->restoring) {
 			const uint32_t chunk = q->next++;
 
@@ -217,7 +218,7 @@ void request_go_on(struct request *q)
 			request_try_restore(q);
 			return;
 		}
-		if (q->session->closed || q->sqe.op != WIRE_GET || !q->n_chunks || q->restore ||
+		if (q->session->closed || q->sqe.op != WIRE_GET || !q->n_chunks || q->restore_transform ||
 			q->phase + 1 == q->n_phases)
 			break;
 		if (!q->signals.n)

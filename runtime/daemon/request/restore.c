@@ -168,7 +168,7 @@ void request_try_restore(struct request *q)
 	const bool all_begun =
 		q->next >= q->n_chunks || q->n_active == DEVICE_BATCH_MAX || q->session->closed;
 
-	if (q->restore && !q->restoring && all_begun && q->n_ready && q->n_ready == q->n_active)
+	if (q->restore_transform && !q->restoring && all_begun && q->n_ready && q->n_ready == q->n_active)
 		restore_steps(q);
 }
 
@@ -181,10 +181,6 @@ void request_choose_restore(struct request *q)
 	if (!q->mapping->device || !g->coders || !t ||
 		!restore_serves(q->mapping->device, &q->model->geometry, t, q->daemon->config->chunk_tokens))
 		return;
-	q->restore = restore_new(g->coders, q->mapping->device, &q->session->lane, &q->model->geometry, t,
-		q->phase_end, q->n_phases);
-	if (q->restore) {
-		registry_hold(q->daemon->registry, t);
-		q->restore_transform = t;
-	}
+	registry_hold(q->daemon->registry, t);
+	q->restore_transform = t;
 }

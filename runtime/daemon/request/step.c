@@ -142,8 +142,8 @@ void request_record_events(struct request *q)
 	const bool is_last = q->sqe.op == WIRE_PUT || q->phase + 1 == q->n_phases;
 	const uint32_t from = q->phase < n ? q->phase : n - 1;
 
-	if (!n || q->recorded || q->restore || q->n_unhanded || q->next < q->n_chunks || q->session->closed ||
-		(!q->n_chunks && (q->status || q->sqe.op == WIRE_GET)))
+	if (!n || q->recorded || q->restore_transform || q->n_unhanded || q->next < q->n_chunks ||
+		q->session->closed || (!q->n_chunks && (q->status || q->sqe.op == WIRE_GET)))
 		return;
 	/* The last event is for all groups that have none of their own, and fires with the last of them. */
 	if (!is_last && from + 1 >= n)
