@@ -20,6 +20,8 @@ enum {
 	LEVELS_LANES = 32,
 	LEVELS_SLOTS = 1 << LEVELS_FREQUENCY_BITS,
 	LEVELS_STATE_MIN = 1 << 16,
+	LEVELS_BAND = 16, /* components that share an offset */
+	LEVELS_OFFSET_MAX = 4,
 };
 
 /* The encoder minimises squared error in squared steps plus this times the bits. Free to be changed: decoders
@@ -75,6 +77,12 @@ LEVELS_FN int levels_symbol(int level, unsigned shift)
 	const int v = level >> shift;
 
 	return v >= -LEVELS_VALUE_MAX && v <= LEVELS_VALUE_MAX ? v + LEVELS_VALUE_MAX : LEVELS_ESCAPE;
+}
+
+/* Offsets that r components have. */
+LEVELS_FN uint32_t levels_bands(size_t r)
+{
+	return (uint32_t)((r + LEVELS_BAND - 1) / LEVELS_BAND);
 }
 
 /* Bytes that r components of n tokens can take at most: the lanes' states, and a word for every symbol, its

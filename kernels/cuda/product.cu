@@ -14,11 +14,12 @@
 #include "kernels/cuda/element.cuh"
 
 enum {
-	STAGES = 3,
 	TILE_HALVES = CODEC_TILE * CODEC_DEPTH, /* f16 of one operand's tile */
 	STAGE_HALVES = 2 * TILE_HALVES,
-	OUT_STRIDE = CODEC_TILE + 4, /* f32 of a row of the tile that comes out; four more keep banks apart */
 };
+
+static_assert(CODEC_RECONSTRUCT_SHARED >= CODEC_PROJECT_SHARED,
+	"the tile that comes out lies over those that went in");
 
 /* An operand's tile in shared memory is pieces of 16 bytes, in an order in which neither copies nor fragment
  * loads meet in a bank. Along: rows of CODEC_DEPTH along the sum, four pieces each. Across: rows of
@@ -89,15 +90,15 @@ __device__ static inline void multiply(struct sums *s, uint16_t *shared, uint32_
 	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
 	sums_clear(s);
-	for (uint32_t i = 0; i < n_steps + STAGES - 1; i++) {
+	for (uint32_t i = 0; i < n_steps + CODEC_STAGES - 1; i++) {
 		if (i < n_steps)
-			load(shared + i % STAGES * STAGE_HALVES, i * CODEC_DEPTH);
+			load(shared + i % CODEC_STAGES * STAGE_HALVES, i * CODEC_DEPTH);
 		simt_copy_commit();
-		if (i < STAGES - 1)
+		if (i < CODEC_STAGES - 1)
 			continue;
-		simt_copy_wait<STAGES - 1>();
+		simt_copy_wait<CODEC_STAGES - 1>();
 		__syncthreads();
-		const uint16_t *stage = shared + (i - (STAGES - 1)) % STAGES * STAGE_HALVES;
+		const uint16_t *stage = shared + (i - (CODEC_STAGES - 1)) % CODEC_STAGES * STAGE_HALVES;
 
 		sums_add<ACROSS>(s, stage, stage + TILE_HALVES, warp / 4 * 64, warp % 4 * 32, lane);
 		__syncthreads();
@@ -238,15 +239,15 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS)
 				const uint32_t row = warp / 4 * 64 + 16 * i + 8 * h + lane / 4;
 				const uint32_t column = warp % 4 * 32 + 8 * j + lane % 4 * 2;
 
-				out[row * OUT_STRIDE + column] = s.d[i][j][2 * h];
-				out[row * OUT_STRIDE + column + 1] = s.d[i][j][2 * h + 1];
+				out[row * CODEC_OUT_STRIDE + column] = s.d[i][j][2 * h];
+				out[row * CODEC_OUT_STRIDE + column + 1] = s.d[i][j][2 * h + 1];
 			}
 	__syncthreads();
 	for (uint32_t i = threadIdx.x; i < CODEC_TILE * (CODEC_TILE / 16); i += CODEC_THREADS) {
 		const uint32_t row = i / (CODEC_TILE / 16), column = i % (CODEC_TILE / 16) * 16;
 
 		if (row0 + row < chunk->n_coded)
-			store_pair(part, chunk, out + row * OUT_STRIDE + column, column0 + column,
+			store_pair(part, chunk, out + row * CODEC_OUT_STRIDE + column, column0 + column,
 				chunk->tokens[row0 + row],
 				part->step[column_rung(chunk, row0 + row)] / (1 << CODEC_BASIS_SHIFT));
 	}

@@ -15,9 +15,7 @@
 #include "kernels/formula.h"
 
 enum {
-	BAND = 16, /* components that share an offset */
-	OFFSET_MAX = 4,
-	OFFSETS = 2 * OFFSET_MAX + 1,
+	OFFSETS = 2 * LEVELS_OFFSET_MAX + 1,
 	WARPS = CODEC_THREADS / 32,
 	SLOT_MASK = LEVELS_SLOTS - 1,
 };
@@ -114,7 +112,7 @@ __device__ static inline int decode_stream(const struct codec_device_stream *str
 	const struct codec_device_block *block, const struct codec_device_part *part, uint32_t rung,
 	uint32_t lane)
 {
-	const uint32_t r = part->active[rung], bands = (r + BAND - 1) / BAND;
+	const uint32_t r = part->active[rung], bands = levels_bands(r);
 	const uint32_t n_lanes = stream->n < 32 ? stream->n : 32;
 	const uint8_t *offsets = stream->body, *first = stream->body + bands + 4 * lane;
 	struct reader reader = {
@@ -129,12 +127,12 @@ __device__ static inline int decode_stream(const struct codec_device_stream *str
 		x = (uint32_t)first[0] | (uint32_t)first[1] << 8 | (uint32_t)first[2] << 16 |
 		    (uint32_t)first[3] << 24;
 	for (uint32_t i = 0; i < r; i++) {
-		const int offset = (int8_t)offsets[i / BAND];
+		const int offset = (int8_t)offsets[i / LEVELS_BAND];
 		const struct levels_row row = levels_row(row_class(part, i, part->step[rung]) + offset);
 		const float(*bias)[2] =
 			part->coder->bias[part->rows[(size_t)rung * part->n_components + i].table];
 
-		if (offset < -OFFSET_MAX || offset > OFFSET_MAX)
+		if (offset < -LEVELS_OFFSET_MAX || offset > LEVELS_OFFSET_MAX)
 			return -1;
 		for (uint32_t t = lane, b = 0; b * 32 < stream->n; t += 32, b++) {
 			const bool active = t < stream->n;
@@ -238,7 +236,7 @@ __device__ static inline void encode_level(struct writer *w, const struct levels
 }
 
 /* What each offset would make a band's levels take, in the order of the host's sums: lane i has offset
- * i - OFFSET_MAX. histogram: [LEVELS_SETS][LEVELS_SYMBOLS] of this warp's. */
+ * i - LEVELS_OFFSET_MAX. histogram: [LEVELS_SETS][LEVELS_SYMBOLS] of this warp's. */
 __device__ static inline int band_offset(const struct codec_device_part *part,
 	const struct codec_device_block *block, const uint16_t *tokens, uint32_t n, float step,
 	uint32_t first, uint32_t end, uint32_t lane, uint32_t (*histogram)[LEVELS_SYMBOLS])
@@ -249,7 +247,7 @@ __device__ static inline int band_offset(const struct codec_device_part *part,
 	for (uint32_t i = first, next; i < end; i = next) {
 		const int level_class = row_class(part, i, step);
 		const struct levels_row row = levels_row(level_class);
-		const struct levels_row moved = levels_row(level_class + (int)lane - OFFSET_MAX);
+		const struct levels_row moved = levels_row(level_class + (int)lane - LEVELS_OFFSET_MAX);
 		float sum = 0;
 
 		for (uint32_t set = 0; set < LEVELS_SETS; set++)
@@ -273,9 +271,9 @@ __device__ static inline int band_offset(const struct codec_device_part *part,
 		bits += lane < OFFSETS && moved.shift == row.shift ? sum : INFINITY;
 		__syncwarp(ALL);
 	}
-	least = __shfl_sync(ALL, bits, OFFSET_MAX);
-	for (int offset = -OFFSET_MAX; offset <= OFFSET_MAX; offset++) {
-		const float other = __shfl_sync(ALL, bits, offset + OFFSET_MAX);
+	least = __shfl_sync(ALL, bits, LEVELS_OFFSET_MAX);
+	for (int offset = -LEVELS_OFFSET_MAX; offset <= LEVELS_OFFSET_MAX; offset++) {
+		const float other = __shfl_sync(ALL, bits, offset + LEVELS_OFFSET_MAX);
 
 		if (other < least) {
 			least = other;
@@ -290,7 +288,7 @@ __device__ static inline int encode_stream(const struct codec_device_stream *str
 	const struct codec_device_block *block, const struct codec_device_part *part, uint32_t rung,
 	const uint16_t *tokens, uint32_t lane, int8_t *offsets, uint32_t (*histogram)[LEVELS_SYMBOLS])
 {
-	const uint32_t r = part->active[rung], bands = (r + BAND - 1) / BAND, n = stream->n;
+	const uint32_t r = part->active[rung], bands = levels_bands(r), n = stream->n;
 	const uint32_t n_lanes = n < 32 ? n : 32;
 	const float step = part->step[rung];
 	struct writer w = {
@@ -300,7 +298,8 @@ __device__ static inline int encode_stream(const struct codec_device_stream *str
 	if (stream->len < bands + 4 * n_lanes)
 		return -1;
 	for (uint32_t b = bands; b-- > 0;) {
-		const uint32_t first = b * BAND, end = r < first + BAND ? r : first + BAND;
+		const uint32_t first = b * LEVELS_BAND,
+			       end = r < first + LEVELS_BAND ? r : first + LEVELS_BAND;
 		const int offset = band_offset(part, block, tokens, n, step, first, end, lane, histogram);
 
 		for (uint32_t i = end; i-- > first && !w.full;) {

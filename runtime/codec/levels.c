@@ -9,8 +9,6 @@
 #include "runtime/codec/internal.h"
 
 enum {
-	BAND = 16, /* components that share an offset */
-	OFFSET_MAX = 4,
 	/* DEFLATE: levels to a byte, and the largest level that goes into it. */
 	PACK_FIVE_MAX = 1,
 	PACK_TWO_MAX = 7,
@@ -18,11 +16,6 @@ enum {
 	/* A new Huffman code costs about 60 bytes: not before so many packed bytes. */
 	BLOCK_BYTES_MIN = 4096,
 };
-
-static size_t n_bands(size_t r)
-{
-	return (r + BAND - 1) / BAND;
-}
 
 /* ---- Offsets. A band whose components have grown or shrunk since calibration is coded with other classes'
  * tables, those that take fewest bits for the levels that are there. */
@@ -49,8 +42,8 @@ static void add_histogram(struct histogram *h, const int16_t *codes, size_t n, u
 		h->n[levels_set(codes[t])][levels_symbol(levels_level(codes[t]), shift)]++;
 }
 
-/* Adds to bits[offset + OFFSET_MAX] what components [first, end), which have one class, take. Offsets that
- * would change what goes around the table are left out. */
+/* Adds to bits[offset + LEVELS_OFFSET_MAX] what components [first, end), which have one class, take. Offsets
+ * that would change what goes around the table are left out. */
 static void add_run(const struct codec_levels *l, size_t first, size_t end, int class, float *bits)
 {
 	const struct levels_row row = levels_row(class);
@@ -58,17 +51,17 @@ static void add_run(const struct codec_levels *l, size_t first, size_t end, int 
 
 	for (size_t i = first; i < end; i++)
 		add_histogram(&h, l->codes + i * l->stride, l->n, row.shift);
-	for (int offset = -OFFSET_MAX; offset <= OFFSET_MAX; offset++) {
+	for (int offset = -LEVELS_OFFSET_MAX; offset <= LEVELS_OFFSET_MAX; offset++) {
 		const struct levels_row moved = levels_row(class + offset);
 
-		bits[offset + OFFSET_MAX] +=
+		bits[offset + LEVELS_OFFSET_MAX] +=
 			moved.shift == row.shift ? histogram_bits(l->coder, &h, moved.table) : INFINITY;
 	}
 }
 
 static int8_t band_offset(const struct codec_levels *l, size_t first, size_t end)
 {
-	float bits[2 * OFFSET_MAX + 1] = {0};
+	float bits[2 * LEVELS_OFFSET_MAX + 1] = {0};
 	int best = 0;
 
 	for (size_t i = first, next; i < end; i = next) {
@@ -78,8 +71,8 @@ static int8_t band_offset(const struct codec_levels *l, size_t first, size_t end
 			next++;
 		add_run(l, i, next, class, bits);
 	}
-	for (int offset = -OFFSET_MAX; offset <= OFFSET_MAX; offset++)
-		if (bits[offset + OFFSET_MAX] < bits[best + OFFSET_MAX])
+	for (int offset = -LEVELS_OFFSET_MAX; offset <= LEVELS_OFFSET_MAX; offset++)
+		if (bits[offset + LEVELS_OFFSET_MAX] < bits[best + LEVELS_OFFSET_MAX])
 			best = offset;
 	return (int8_t)best;
 }
@@ -87,20 +80,21 @@ static int8_t band_offset(const struct codec_levels *l, size_t first, size_t end
 static void offset_rows(const struct codec_levels *l, const int8_t *offsets, struct levels_row *rows)
 {
 	for (size_t i = 0; i < l->r; i++)
-		rows[i] = levels_row(levels_class(l->part->deviation[i], l->step) + offsets[i / BAND]);
+		rows[i] = levels_row(levels_class(l->part->deviation[i], l->step) + offsets[i / LEVELS_BAND]);
 }
 
 static int put_rans(struct codec *c, struct frame_writer *w, struct frame_section *section,
 	const struct codec_levels *l, struct levels_row *rows)
 {
-	const size_t bands = n_bands(l->r), room = levels_encoded_max(l->r, l->n);
+	const size_t bands = levels_bands(l->r), room = levels_encoded_max(l->r, l->n);
 	uint8_t *out = bands + room > UINT32_MAX ? NULL : frame_writer_reserve(w, bands + room);
 	int8_t *offsets = (int8_t *)out;
 
 	if (!out)
 		return -ENOMEM;
 	for (size_t b = 0; b < bands; b++)
-		offsets[b] = band_offset(l, b * BAND, l->r < (b + 1) * BAND ? l->r : (b + 1) * BAND);
+		offsets[b] = band_offset(
+			l, b * LEVELS_BAND, l->r < (b + 1) * LEVELS_BAND ? l->r : (b + 1) * LEVELS_BAND);
 	offset_rows(l, offsets, rows);
 	section->encoding = FRAME_RANS;
 	section->len_bytes = section->full_bytes =
@@ -112,7 +106,7 @@ static int put_rans(struct codec *c, struct frame_writer *w, struct frame_sectio
 static int get_rans(struct codec *c, const uint8_t *body, size_t len, const struct codec_levels *l,
 	struct levels_row *rows)
 {
-	const size_t bands = n_bands(l->r);
+	const size_t bands = levels_bands(l->r);
 	uint8_t *states = codec_scratch(c, SCRATCH_WORK, l->n);
 
 	if (!states)
@@ -120,7 +114,7 @@ static int get_rans(struct codec *c, const uint8_t *body, size_t len, const stru
 	if (len < bands)
 		return -EBADMSG;
 	for (size_t b = 0; b < bands; b++)
-		if ((int8_t)body[b] < -OFFSET_MAX || (int8_t)body[b] > OFFSET_MAX)
+		if ((int8_t)body[b] < -LEVELS_OFFSET_MAX || (int8_t)body[b] > LEVELS_OFFSET_MAX)
 			return -EBADMSG;
 	offset_rows(l, (const int8_t *)body, rows);
 	return c->kernels->decode_levels(

@@ -13,7 +13,6 @@
 enum {
 	/* A level takes two or three bits; where all of a stream's took more than this, the host has it. */
 	LEVEL_BITS_MAX = 10,
-	BAND = 16,
 };
 
 static void state_error(const struct device_encoder *e, uint32_t number, struct frame_info *info)
@@ -60,33 +59,6 @@ static struct image *make_image(const struct device_encoder *e, uint32_t number)
 	return image_new(&info, e->t->n_parts, classes);
 }
 
-/* Lists of a chunk's tokens, coded ones by class, raw ones last. */
-static int list_tokens(struct device_encoder *e, uint32_t number)
-{
-	struct codec_device_chunk *chunk = &e->chunks[number];
-	const uint8_t *classes = e->classes + number * CODEC_TOKENS_MAX;
-	CUdeviceptr at;
-	uint16_t *tokens = post_take(&e->codec->post, chunk->n_tokens * sizeof *tokens, &at);
-	uint32_t used = 0;
-
-	if (!tokens)
-		return -ENOSPC;
-	for (uint32_t k = 0; k <= CODEC_CLASSES; k++) {
-		const uint32_t before = used;
-
-		for (uint32_t t = 0; t < chunk->n_tokens; t++)
-			if (image_coded_class(classes[t]) == k)
-				tokens[used++] = (uint16_t)t;
-		if (k < CODEC_CLASSES)
-			chunk->n_of[k] = used - before;
-		else
-			chunk->n_raw = used - before;
-	}
-	chunk->n_coded = chunk->n_tokens - chunk->n_raw;
-	chunk->tokens = (const uint16_t *)at;
-	return 0;
-}
-
 /* Of the chunks in work: [first, end). */
 struct range {
 	uint32_t first, end;
@@ -95,11 +67,6 @@ struct range {
 	int32_t *lengths;
 	uint32_t n_streams, bands_max;
 };
-
-static uint32_t bands_of(const struct codec_device_part *part, uint32_t rung)
-{
-	return (part->active[rung] + BAND - 1) / BAND;
-}
 
 /* Room for a chunk's streams. False: none. */
 static bool add_streams(struct device_encoder *e, struct range *w, uint32_t number)
@@ -112,7 +79,7 @@ static bool add_streams(struct device_encoder *e, struct range *w, uint32_t numb
 		for (uint32_t k = 0, first = 0; k < CODEC_CLASSES; first += chunk->n_of[k++]) {
 			const uint32_t n = chunk->n_of[k], rung = chunk->rung[k];
 			const uint32_t lanes = n < LEVELS_LANES ? n : LEVELS_LANES;
-			const uint64_t room = bands_of(part, rung) + 4 * lanes + 256 +
+			const uint64_t room = levels_bands(part->active[rung]) + 4 * lanes + 256 +
 					      (uint64_t)part->active[rung] * n * LEVEL_BITS_MAX / 8;
 			const CUdeviceptr at = n ? arena_take(&e->codec->arena, room) : 0;
 
@@ -126,8 +93,8 @@ static bool add_streams(struct device_encoder *e, struct range *w, uint32_t numb
 				.coded_class = k,
 				.first = first,
 				.n = n};
-			if (bands_of(part, rung) > w->bands_max)
-				w->bands_max = bands_of(part, rung);
+			if (levels_bands(part->active[rung]) > w->bands_max)
+				w->bands_max = levels_bands(part->active[rung]);
 		}
 	}
 	return true;
@@ -217,7 +184,7 @@ static int assemble(struct device_encoder *e, const struct range *w, uint32_t nu
 	struct codec_move *moves =
 		post_take(&c->post, (e->t->n_parts * CODEC_CLASSES + 1) * sizeof *moves, &moves_at);
 	struct codec_raw_job *jobs = post_take(&c->post, CODEC_PLANES_MAX * sizeof *jobs, &jobs_at);
-	uint32_t n_moves = 0, n_jobs = 0;
+	uint32_t n_moves = 0, n_jobs;
 	int r;
 
 	if (!moves || !jobs)
@@ -230,17 +197,7 @@ static int assemble(struct device_encoder *e, const struct range *w, uint32_t nu
 			moves[n_moves++] = (struct codec_move){
 				s->body + s->len - to->len, (uint8_t *)(at + to->offset), to->len};
 	}
-	for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++) {
-		struct codec_raw_job *job = &jobs[n_jobs++];
-
-		*job = (struct codec_raw_job){.chunk = number,
-			.plane = plane,
-			.dtype_bytes = (uint32_t)dtype_bytes(g->planes[plane].dtype),
-			.n_heads = g->planes[plane].n_heads,
-			.dim = g->planes[plane].dim};
-		for (uint32_t b = 0; b < job->dtype_bytes; b++)
-			job->bodies[b] = (uint8_t *)(at + image->raw[plane][b]);
-	}
+	n_jobs = device_codec_raw_jobs(g, image, at, number, jobs);
 	const struct codec_move_args move = {(const struct codec_move *)moves_at};
 	const struct codec_raw_args raw = {
 		(const struct codec_device_chunk *)e->chunks_at, (const struct codec_raw_job *)jobs_at};
@@ -321,7 +278,7 @@ int device_encoder_write(struct device_encoder *e, const struct device_room *roo
 
 	/* The lists change the chunks' descriptions: sent again. */
 	for (uint32_t i = 0; !r && i < e->n; i++)
-		r = list_tokens(e, i);
+		r = device_codec_list(e->codec, e->classes + i * CODEC_TOKENS_MAX, &e->chunks[i]);
 	if (!r)
 		r = device_status(e->codec->driver->cuMemcpyHtoDAsync(
 			e->chunks_at, e->chunks, e->n * sizeof *e->chunks, e->codec->stream));

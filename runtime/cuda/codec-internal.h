@@ -82,6 +82,12 @@ int device_codec_transform(struct device_codec *c, const struct geometry *g, con
  * -ENOSPC. */
 int device_codec_chunk(struct device_codec *c, const struct device_transform *t,
 	const struct codec_chunk *from, struct codec_device_chunk *to);
+/* The chunk's tokens, coded ones by class, raw ones last, and how many of each. classes: [n_tokens] enum
+ * token_class. -ENOSPC. */
+int device_codec_list(struct device_codec *c, const uint8_t *classes, struct codec_device_chunk *chunk);
+/* Between pages and an image's raw bytes, the image being at `at`: a job for each plane. Returns how many. */
+uint32_t device_codec_raw_jobs(const struct geometry *g, const struct image *image, CUdeviceptr at,
+	uint32_t chunk, struct codec_raw_job jobs[CODEC_PLANES_MAX]);
 /* Of n chunks that were sent. */
 int device_codec_rope(struct device_codec *c, const struct device_transform *t, const struct geometry *g,
 	CUdeviceptr chunks, size_t n, uint32_t tokens_max);

@@ -8,9 +8,6 @@
 
 #include "runtime/cuda/codec-internal.h"
 
-/* Shared memory of codec_reconstruct: three stages, or the tile that comes out of them. */
-enum { RECONSTRUCT_SHARED = CODEC_TILE * (CODEC_TILE + 4) * 4 };
-
 struct decoder {
 	struct device_codec *codec;
 	const struct geometry *geometry;
@@ -55,39 +52,9 @@ static int take_bytes(struct decoder *d, const struct device_decode *from, CUdev
 	return *at ? send_image(d->codec, from->image, from->frame, from->len, *at) : -ENOSPC;
 }
 
-/* Tokens in the order of their columns, and how many of each class. */
-static int list_tokens(struct decoder *d, const struct image *image, struct codec_device_chunk *chunk)
-{
-	const uint32_t n = image->info.n_tokens;
-	CUdeviceptr at;
-	uint16_t *tokens = post_take(&d->codec->post, n * sizeof *tokens, &at);
-	uint32_t used = 0;
-
-	if (!tokens)
-		return -ENOSPC;
-	for (uint32_t k = 0; k <= CODEC_CLASSES; k++) {
-		const uint32_t before = used;
-
-		for (uint32_t t = 0; t < n; t++)
-			if (image_coded_class(image->classes[t]) == k)
-				tokens[used++] = (uint16_t)t;
-		if (k < CODEC_CLASSES)
-			chunk->n_of[k] = used - before;
-		else
-			chunk->n_raw = used - before;
-	}
-	chunk->n_coded = n - chunk->n_raw;
-	chunk->tokens = (const uint16_t *)at;
-	chunk->rung[0] = image->info.rung;
-	chunk->rung[1] = image->info.rung_salient;
-	chunk->rung[2] = image->info.rung_redundant;
-	return 0;
-}
-
 static int add_chunk(struct decoder *d, uint32_t number)
 {
 	struct device_decode *from = &d->batch[number];
-	const struct geometry *g = d->geometry;
 	struct codec_device_chunk *chunk = &d->chunks[number];
 	const struct image *image = from->image;
 	CUdeviceptr bytes;
@@ -97,22 +64,15 @@ static int add_chunk(struct decoder *d, uint32_t number)
 		return -ESTALE;
 	r = device_codec_chunk(d->codec, d->t, from->chunk, chunk);
 	if (!r)
-		r = list_tokens(d, image, chunk);
+		r = device_codec_list(d->codec, image->classes, chunk);
 	if (!r)
 		r = take_bytes(d, from, &bytes);
 	if (r)
 		return r;
-	for (uint32_t plane = 0; chunk->n_raw && plane < g->n_planes; plane++) {
-		struct codec_raw_job *job = &d->jobs[d->n_jobs++];
-
-		*job = (struct codec_raw_job){.chunk = number,
-			.plane = plane,
-			.dtype_bytes = (uint32_t)dtype_bytes(g->planes[plane].dtype),
-			.n_heads = g->planes[plane].n_heads,
-			.dim = g->planes[plane].dim};
-		for (uint32_t b = 0; b < job->dtype_bytes; b++)
-			job->bodies[b] = (uint8_t *)(bytes + image->raw[plane][b]);
-	}
+	chunk->rung[0] = image->info.rung;
+	chunk->rung[1] = image->info.rung_salient;
+	chunk->rung[2] = image->info.rung_redundant;
+	d->n_jobs += device_codec_raw_jobs(d->geometry, image, bytes, number, d->jobs + d->n_jobs);
 	for (uint32_t part = 0; chunk->n_coded && part < d->t->n_parts; part++)
 		for (uint32_t k = 0, first = 0; k < CODEC_CLASSES; first += chunk->n_of[k++])
 			if (chunk->n_of[k])
@@ -215,7 +175,7 @@ static int run_phase(struct decoder *d, size_t phase, uint32_t first, uint32_t e
 	if (d->coded_max && end > first)
 		r = device_codec_launch(d->codec, DEVICE_KERNEL_codec_reconstruct, columns / CODEC_TILE,
 			round_up(d->coded_max, CODEC_TILE) / CODEC_TILE, end - first, CODEC_THREADS,
-			RECONSTRUCT_SHARED, &a);
+			CODEC_RECONSTRUCT_SHARED, &a);
 	if (!r && p->event)
 		r = device_status(d->codec->driver->cuEventRecord(p->event, d->codec->stream));
 	return r;

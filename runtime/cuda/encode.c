@@ -14,10 +14,6 @@
 #include "runtime/codec/internal.h"
 #include "runtime/cuda/encoder.h"
 
-enum {
-	PROJECT_SHARED = 3 * 2 * CODEC_TILE * CODEC_DEPTH * 2,
-};
-
 static uint32_t rung_of(const struct device_encoder *e, uint32_t coded)
 {
 	const struct codec_options *o = e->batch[0].options;
@@ -25,13 +21,14 @@ static uint32_t rung_of(const struct device_encoder *e, uint32_t coded)
 	return coded == 0 ? o->rung : coded == 1 ? o->rung_salient : o->rung_redundant;
 }
 
-/* Components of the finest rung that a token may come to. */
-static uint32_t most_components(const struct device_encoder *e, const struct codec_device_part *part)
+/* Components of the finest of some classes' rungs. */
+static uint32_t components_of(
+	const struct device_encoder *e, uint32_t mask, const struct codec_device_part *part)
 {
 	uint32_t most = 0;
 
 	for (uint32_t k = 0; k < CODEC_CLASSES; k++)
-		if (part->active[rung_of(e, k)] > most)
+		if (mask >> k & 1 && part->active[rung_of(e, k)] > most)
 			most = part->active[rung_of(e, k)];
 	return most;
 }
@@ -52,7 +49,7 @@ static int add_chunk(struct device_encoder *e, uint32_t number)
 		chunk->rung[k] = rung_of(e, k);
 	for (uint32_t p = 0; p < e->t->n_parts; p++) {
 		struct codec_device_block *block = &e->blocks[number * e->t->n_parts + p];
-		const uint32_t r_max = most_components(e, &e->t->parts[p]);
+		const uint32_t r_max = components_of(e, (1u << CODEC_CLASSES) - 1, &e->t->parts[p]);
 		const CUdeviceptr sums = arena_take(&e->codec->arena, 4 * stride * sizeof(float));
 		const CUdeviceptr codes =
 			arena_take(&e->codec->arena, ((uint64_t)r_max * stride + 1) * sizeof(int16_t));
@@ -98,24 +95,18 @@ static int prepare(struct device_encoder *e)
 
 /* ---- quantising */
 
-/* Of a chunk's tokens to do: components of the finest of their rungs; 0: there are none, or none is coded. */
-static uint32_t components_to_do(
-	const struct device_encoder *e, uint32_t number, const struct codec_device_part *part, bool *any)
+/* Coded classes of a chunk's tokens to do, as a mask. */
+static uint32_t classes_to_do(const struct device_encoder *e, uint32_t number)
 {
-	uint32_t k = 0;
+	uint32_t mask = 0;
 
-	*any = false;
 	for (uint32_t i = 0; i < e->batch[number].chunk->n_tokens; i++) {
 		const size_t at = number * CODEC_TOKENS_MAX + i;
-		uint32_t r;
 
-		if (!e->todo[at])
-			continue;
-		*any = true;
-		r = part->active[rung_of(e, image_coded_class(e->classes[at]))];
-		k = r > k ? r : k;
+		if (e->todo[at])
+			mask |= 1u << image_coded_class(e->classes[at]);
 	}
-	return k;
+	return mask;
 }
 
 struct slice {
@@ -166,8 +157,8 @@ static int slice_run(struct device_encoder *e, struct slice *s, CUdeviceptr clas
 			1, s->n, CODEC_THREADS, 0, &convert);
 	if (!r && s->n && s->k_max)
 		r = device_codec_launch(c, DEVICE_KERNEL_codec_project, tiles,
-			round_up(s->k_max, CODEC_TILE) / CODEC_TILE, s->n, CODEC_THREADS, PROJECT_SHARED,
-			&project);
+			round_up(s->k_max, CODEC_TILE) / CODEC_TILE, s->n, CODEC_THREADS,
+			CODEC_PROJECT_SHARED, &project);
 	if (!r && s->n)
 		r = device_codec_launch(
 			c, DEVICE_KERNEL_codec_quantise, tiles, 1, s->n, CODEC_TILE, 0, &quantise);
@@ -195,14 +186,13 @@ static int quantise(struct device_encoder *e)
 		return r;
 	for (size_t i = 0; i < classes_len; i++)
 		coded[i] = e->todo[i] ? (uint8_t)image_coded_class(e->classes[i]) : CODEC_CLASSES;
-	for (uint32_t i = 0; i < e->n; i++)
-		for (uint32_t p = 0; p < e->t->n_parts; p++) {
-			const struct codec_device_block *block = &e->blocks[i * e->t->n_parts + p];
-			bool any;
-			const uint32_t k = components_to_do(e, i, &e->t->parts[p], &any);
+	for (uint32_t i = 0; i < e->n; i++) {
+		const uint32_t mask = classes_to_do(e, i);
 
-			if (!any)
-				break;
+		for (uint32_t p = 0; mask && p < e->t->n_parts; p++) {
+			const struct codec_device_block *block = &e->blocks[i * e->t->n_parts + p];
+			const uint32_t k = components_of(e, mask, &e->t->parts[p]);
+
 			if (slice_add(e, &s, block, k))
 				continue;
 			if (!s.n)
@@ -215,6 +205,7 @@ static int quantise(struct device_encoder *e)
 			if (!slice_add(e, &s, block, k))
 				return -ENOSPC;
 		}
+	}
 	return slice_run(e, &s, classes_at);
 }
 

@@ -360,6 +360,49 @@ int device_codec_chunk(struct device_codec *c, const struct device_transform *t,
 	return 0;
 }
 
+int device_codec_list(struct device_codec *c, const uint8_t *classes, struct codec_device_chunk *chunk)
+{
+	CUdeviceptr at;
+	uint16_t *tokens = post_take(&c->post, chunk->n_tokens * sizeof *tokens, &at);
+	uint32_t used = 0;
+
+	if (!tokens)
+		return -ENOSPC;
+	for (uint32_t k = 0; k <= CODEC_CLASSES; k++) {
+		const uint32_t before = used;
+
+		for (uint32_t t = 0; t < chunk->n_tokens; t++)
+			if (image_coded_class(classes[t]) == k)
+				tokens[used++] = (uint16_t)t;
+		if (k < CODEC_CLASSES)
+			chunk->n_of[k] = used - before;
+		else
+			chunk->n_raw = used - before;
+	}
+	chunk->n_coded = chunk->n_tokens - chunk->n_raw;
+	chunk->tokens = (const uint16_t *)at;
+	return 0;
+}
+
+uint32_t device_codec_raw_jobs(const struct geometry *g, const struct image *image, CUdeviceptr at,
+	uint32_t chunk, struct codec_raw_job jobs[CODEC_PLANES_MAX])
+{
+	uint32_t n = 0;
+
+	for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++) {
+		struct codec_raw_job *job = &jobs[n++];
+
+		*job = (struct codec_raw_job){.chunk = chunk,
+			.plane = plane,
+			.dtype_bytes = (uint32_t)dtype_bytes(g->planes[plane].dtype),
+			.n_heads = g->planes[plane].n_heads,
+			.dim = g->planes[plane].dim};
+		for (uint32_t b = 0; b < job->dtype_bytes; b++)
+			job->bodies[b] = (uint8_t *)(at + image->raw[plane][b]);
+	}
+	return n;
+}
+
 int device_codec_rope(struct device_codec *c, const struct device_transform *t, const struct geometry *g,
 	CUdeviceptr chunks, size_t n, uint32_t tokens_max)
 {

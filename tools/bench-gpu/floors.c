@@ -105,8 +105,8 @@ static int own_product(struct device_codec *c, void *arg)
 	const struct products *p = arg;
 
 	return device_codec_launch(c, DEVICE_KERNEL_codec_project, SETTING_CHUNK / CODEC_TILE,
-		round_up(p->k, CODEC_TILE) / CODEC_TILE, p->n_blocks, CODEC_THREADS,
-		3 * 2 * CODEC_TILE * CODEC_DEPTH * 2, &p->args);
+		round_up(p->k, CODEC_TILE) / CODEC_TILE, p->n_blocks, CODEC_THREADS, CODEC_PROJECT_SHARED,
+		&p->args);
 }
 
 /* c [k, tokens] row-major is c^T column-major: x basis^T. Values are those of cublas_api.h and
