@@ -10,6 +10,11 @@ enum { BENCH_GPU_ROUNDS_MAX = 101 };
 
 /* ---- floors.c */
 
+/* What run hands to the stream takes so long by the device's clock: the median of rounds, in ms; the first
+ * one does not count. */
+int bench_gpu_time(const struct cuda_driver *d, CUstream stream, uint32_t rounds, int (*run)(void *arg),
+	void *arg, double *ms);
+
 struct floors {
 	double copy_gbps; /* device to device, bytes copied a second */
 	double host_gbps; /* device to pinned host memory */

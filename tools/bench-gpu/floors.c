@@ -8,31 +8,30 @@
 
 enum { GEMM_BLOCKS_MAX = 128 };
 
-/* Median of rounds, in ms, by the device's clock; the first round does not count. */
-static int time_on_device(struct device_codec *c, uint32_t rounds,
-	int (*run)(struct device_codec *c, void *arg), void *arg, double *ms)
+int bench_gpu_time(const struct cuda_driver *d, CUstream stream, uint32_t rounds, int (*run)(void *arg),
+	void *arg, double *ms)
 {
 	double samples[BENCH_GPU_ROUNDS_MAX];
 	CUevent start = NULL, end = NULL;
-	int r = device_status(c->driver->cuEventCreate(&start, CU_EVENT_DEFAULT));
+	int r = device_status(d->cuEventCreate(&start, CU_EVENT_DEFAULT));
 
 	if (!r)
-		r = device_status(c->driver->cuEventCreate(&end, CU_EVENT_DEFAULT));
+		r = device_status(d->cuEventCreate(&end, CU_EVENT_DEFAULT));
 	for (uint32_t i = 0; !r && i <= rounds; i++) {
 		float took = 0;
 
-		r = device_status(c->driver->cuEventRecord(start, c->stream));
-		r = r ? r : run(c, arg);
-		r = r ? r : device_status(c->driver->cuEventRecord(end, c->stream));
-		r = r ? r : device_codec_wait(c);
-		r = r ? r : device_status(c->driver->cuEventElapsedTime(&took, start, end));
+		r = device_status(d->cuEventRecord(start, stream));
+		r = r ? r : run(arg);
+		r = r ? r : device_status(d->cuEventRecord(end, stream));
+		r = r ? r : device_status(d->cuEventSynchronize(end));
+		r = r ? r : device_status(d->cuEventElapsedTime(&took, start, end));
 		if (i)
 			samples[i - 1] = (double)took;
 	}
 	if (start)
-		c->driver->cuEventDestroy(start);
+		d->cuEventDestroy(start);
 	if (end)
-		c->driver->cuEventDestroy(end);
+		d->cuEventDestroy(end);
 	if (!r)
 		*ms = bench_quantile(samples, rounds, 0.5);
 	return r;
@@ -41,35 +40,36 @@ static int time_on_device(struct device_codec *c, uint32_t rounds,
 /* ---- copies */
 
 struct copy {
+	struct device_codec *codec;
 	CUdeviceptr from, to;
 	void *host;
 	size_t len;
 };
 
-static int copy_on_device(struct device_codec *c, void *arg)
+static int copy_on_device(void *arg)
 {
 	const struct copy *x = arg;
 
-	return device_status(c->driver->cuMemcpyDtoDAsync(x->to, x->from, x->len, c->stream));
+	return device_status(x->codec->driver->cuMemcpyDtoDAsync(x->to, x->from, x->len, x->codec->stream));
 }
 
-static int copy_to_host(struct device_codec *c, void *arg)
+static int copy_to_host(void *arg)
 {
 	const struct copy *x = arg;
 
-	return device_status(c->driver->cuMemcpyDtoHAsync(x->host, x->from, x->len, c->stream));
+	return device_status(x->codec->driver->cuMemcpyDtoHAsync(x->host, x->from, x->len, x->codec->stream));
 }
 
 static int measure_copies(
 	const struct setting *s, struct device_codec *c, uint32_t rounds, struct floors *out)
 {
-	struct copy x = {.from = s->memory, .len = s->bytes};
+	struct copy x = {.codec = c, .from = s->memory, .len = s->bytes};
 	double ms = 0;
 	int r = device_status(c->driver->cuMemAlloc(&x.to, x.len));
 
 	if (r)
 		return r;
-	r = time_on_device(c, rounds, copy_on_device, &x, &ms);
+	r = bench_gpu_time(c->driver, c->stream, rounds, copy_on_device, &x, &ms);
 	out->copy_ms = ms;
 	out->copy_gbps = (double)x.len / ms / 1e6;
 	device_status(c->driver->cuMemFree(x.to));
@@ -77,7 +77,7 @@ static int measure_copies(
 	if (!r)
 		r = device_status(c->driver->cuMemHostAlloc(&x.host, x.len, 0));
 	if (!r)
-		r = time_on_device(c, rounds, copy_to_host, &x, &ms);
+		r = bench_gpu_time(c->driver, c->stream, rounds, copy_to_host, &x, &ms);
 	out->host_gbps = (double)x.len / ms / 1e6;
 	if (x.host)
 		c->driver->cuMemFreeHost(x.host);
@@ -100,24 +100,23 @@ struct products {
 		void *c, int c_type, int ldc, int compute, int algo);
 };
 
-static int own_product(struct device_codec *c, void *arg)
+static int own_product(void *arg)
 {
 	const struct products *p = arg;
 
-	return device_codec_launch(c, DEVICE_KERNEL_codec_project, SETTING_CHUNK / CODEC_TILE,
+	return device_codec_launch(p->codec, DEVICE_KERNEL_codec_project, SETTING_CHUNK / CODEC_TILE,
 		round_up(p->k, CODEC_TILE) / CODEC_TILE, p->n_blocks, CODEC_THREADS, CODEC_PROJECT_SHARED,
 		&p->args);
 }
 
 /* c [k, tokens] row-major is c^T column-major: x basis^T. Values are those of cublas_api.h and
  * library_types.h: CUBLAS_OP_T, CUDA_R_16F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT. */
-static int cublas_product(struct device_codec *c, void *arg)
+static int cublas_product(void *arg)
 {
 	enum { OP_N = 0, OP_T = 1, R_16F = 2, R_32F = 0, COMPUTE_32F = 68, ALGO_DEFAULT = -1 };
 	const struct products *p = arg;
 	const float one = 1, zero = 0;
 
-	(void)c;
 	for (uint32_t i = 0; i < p->n_blocks; i++) {
 		const struct codec_device_block *b = &p->blocks[i];
 		const struct codec_device_part *part = &p->parts[b->part];
@@ -148,7 +147,8 @@ static void measure_cublas(
 	*(void **)&set_stream = dlsym(library, "cublasSetStream_v2");
 	*(void **)&p->gemm = dlsym(library, "cublasGemmEx");
 	if (create && destroy && set_stream && p->gemm && !create(&p->handle)) {
-		if (!set_stream(p->handle, c->stream) && !time_on_device(c, rounds, cublas_product, p, &ms))
+		if (!set_stream(p->handle, c->stream) &&
+			!bench_gpu_time(c->driver, c->stream, rounds, cublas_product, p, &ms))
 			*tflops = flops / ms / 1e9;
 		destroy(p->handle);
 	}
@@ -212,7 +212,7 @@ void products_close(struct products *p)
 int products_time(struct products *p, uint32_t rounds, double *tflops)
 {
 	double ms;
-	const int r = time_on_device(p->codec, rounds, own_product, p, &ms);
+	const int r = bench_gpu_time(p->codec->driver, p->codec->stream, rounds, own_product, p, &ms);
 
 	if (!r)
 		*tflops = p->flops / ms / 1e9;

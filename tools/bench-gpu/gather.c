@@ -4,7 +4,6 @@
 #include "kernels/cuda/pages.h"
 #include "runtime/cuda/codec-internal.h"
 #include "tools/bench-gpu/bench-gpu.h"
-#include "tools/bench.h"
 
 /* As the daemon gathers a put: a chunk after the other from the pages into a packed copy, behind which the
  * source is free. */
@@ -48,8 +47,9 @@ static int describe(struct gather *x)
 	return r;
 }
 
-static int gather_all(const struct gather *x)
+static int gather_all(void *arg)
 {
+	const struct gather *x = arg;
 	const uint32_t grid[3] = {SETTING_CHUNK / PAGES_TILE, 2 * x->s->g.n_layers, 1};
 	int r = 0;
 
@@ -69,29 +69,9 @@ static int gather_all(const struct gather *x)
 int gather_measure(const struct setting *s, uint32_t rounds, double *ms)
 {
 	struct gather x = {.s = s, .driver = device_driver(s->device)};
-	double samples[BENCH_GPU_ROUNDS_MAX];
-	CUevent start = NULL, end = NULL;
 	int r = describe(&x);
 
-	r = r ? r : device_status(x.driver->cuEventCreate(&start, CU_EVENT_DEFAULT));
-	r = r ? r : device_status(x.driver->cuEventCreate(&end, CU_EVENT_DEFAULT));
-	for (uint32_t i = 0; !r && i <= rounds; i++) {
-		float took = 0;
-
-		r = device_status(x.driver->cuEventRecord(start, NULL));
-		r = r ? r : gather_all(&x);
-		r = r ? r : device_status(x.driver->cuEventRecord(end, NULL));
-		r = r ? r : device_status(x.driver->cuEventSynchronize(end));
-		r = r ? r : device_status(x.driver->cuEventElapsedTime(&took, start, end));
-		if (i)
-			samples[i - 1] = (double)took;
-	}
-	if (!r)
-		*ms = bench_quantile(samples, rounds, 0.5);
-	if (start)
-		x.driver->cuEventDestroy(start);
-	if (end)
-		x.driver->cuEventDestroy(end);
+	r = r ? r : bench_gpu_time(x.driver, NULL, rounds, gather_all, &x, ms);
 	for (size_t i = 0; i < 3; i++) {
 		const CUdeviceptr at = i == 0 ? x.planes : i == 1 ? x.blocks : x.packed;
 

@@ -5,7 +5,6 @@
 
 #include "kernels/cuda/inflate.h"
 #include "tools/bench-gpu/bench-gpu.h"
-#include "tools/bench.h"
 
 /* Streams of symbols as the codec's other entropy stage has them: levels of a few classes, two to a byte. */
 struct streams {
@@ -43,12 +42,20 @@ static void make_symbols(struct streams *x)
 }
 
 /* Both ways: from in to out, one kernel. */
-static int launch(struct streams *x, enum device_kernel k, const uint32_t grid[3], uint32_t threads)
-{
-	const struct deflate_streams_args a = {
-		(const struct deflate_stream *)x->streams_at, (struct deflate_result *)x->results_at, x->n};
+struct launch {
+	const struct streams *x;
+	enum device_kernel kernel;
+	const uint32_t *grid;
+	uint32_t threads;
+};
 
-	return device_launch(x->device, k, grid, threads, 0, NULL, &a);
+static int run(void *arg)
+{
+	const struct launch *l = arg;
+	const struct deflate_streams_args a = {(const struct deflate_stream *)l->x->streams_at,
+		(struct deflate_result *)l->x->results_at, l->x->n};
+
+	return device_launch(l->x->device, l->kernel, l->grid, l->threads, 0, NULL, &a);
 }
 
 static int send_streams(struct streams *x)
@@ -70,29 +77,12 @@ static int fetch_results(struct streams *x)
 static int time_kernel(struct streams *x, enum device_kernel k, const uint32_t grid[3], uint32_t threads,
 	uint32_t rounds, double *gbps)
 {
-	double samples[BENCH_GPU_ROUNDS_MAX];
-	CUevent start = NULL, end = NULL;
-	int r = device_status(x->driver->cuEventCreate(&start, CU_EVENT_DEFAULT));
+	struct launch launch = {x, k, grid, threads};
+	double ms;
+	const int r = bench_gpu_time(x->driver, NULL, rounds, run, &launch, &ms);
 
 	if (!r)
-		r = device_status(x->driver->cuEventCreate(&end, CU_EVENT_DEFAULT));
-	for (uint32_t i = 0; !r && i <= rounds; i++) {
-		float ms = 0;
-
-		r = device_status(x->driver->cuEventRecord(start, NULL));
-		r = r ? r : launch(x, k, grid, threads);
-		r = r ? r : device_status(x->driver->cuEventRecord(end, NULL));
-		r = r ? r : device_status(x->driver->cuEventSynchronize(end));
-		r = r ? r : device_status(x->driver->cuEventElapsedTime(&ms, start, end));
-		if (i)
-			samples[i - 1] = (double)ms;
-	}
-	if (start)
-		x->driver->cuEventDestroy(start);
-	if (end)
-		x->driver->cuEventDestroy(end);
-	if (!r)
-		*gbps = (double)x->n * x->bytes_each / bench_quantile(samples, rounds, 0.5) / 1e6;
+		*gbps = (double)x->n * x->bytes_each / ms / 1e6;
 	return r;
 }
 
