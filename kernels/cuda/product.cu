@@ -82,27 +82,32 @@ __device__ static inline void sums_add(
 	}
 }
 
-/* All tiles along the sum: load(stage, k) starts the copies of both operands' tiles at k into a stage, three
- * of which are in flight. */
+/* All tiles along the sum: load(stage, k) starts the copies of both operands' tiles at k into a stage. Each
+ * step waits for its own stage alone, and starts the one that the step before has done with: CODEC_STAGES - 1
+ * are in flight, and one barrier is enough. */
 template <bool ACROSS, class LOAD>
 __device__ static inline void multiply(struct sums *s, uint16_t *shared, uint32_t n_steps, LOAD load)
 {
 	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
 	sums_clear(s);
-	for (uint32_t i = 0; i < n_steps + CODEC_STAGES - 1; i++) {
+	for (uint32_t i = 0; i < CODEC_STAGES - 1; i++) {
 		if (i < n_steps)
-			load(shared + i % CODEC_STAGES * STAGE_HALVES, i * CODEC_DEPTH);
+			load(shared + i * STAGE_HALVES, i * CODEC_DEPTH);
 		simt_copy_commit();
-		if (i < CODEC_STAGES - 1)
-			continue;
-		simt_copy_wait<CODEC_STAGES - 1>();
-		__syncthreads();
-		const uint16_t *stage = shared + (i - (CODEC_STAGES - 1)) % CODEC_STAGES * STAGE_HALVES;
-
-		sums_add<ACROSS>(s, stage, stage + TILE_HALVES, warp / 4 * 64, warp % 4 * 32, lane);
-		__syncthreads();
 	}
+	for (uint32_t i = 0; i < n_steps; i++) {
+		const uint16_t *stage = shared + i % CODEC_STAGES * STAGE_HALVES;
+		const uint32_t next = i + CODEC_STAGES - 1;
+
+		simt_copy_wait<CODEC_STAGES - 2>();
+		__syncthreads();
+		if (next < n_steps)
+			load(shared + next % CODEC_STAGES * STAGE_HALVES, next * CODEC_DEPTH);
+		simt_copy_commit();
+		sums_add<ACROSS>(s, stage, stage + TILE_HALVES, warp / 4 * 64, warp % 4 * 32, lane);
+	}
+	__syncthreads();
 }
 
 __device__ static inline void zero16(uint16_t *at)

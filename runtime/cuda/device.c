@@ -245,6 +245,14 @@ const char *device_describe(const struct device *d)
 	return d->description;
 }
 
+const char *device_kernel_name(const struct device *d, CUfunction f)
+{
+	for (int i = 0; i < DEVICE_KERNELS; i++)
+		if (d->functions[i] == f)
+			return kernel_names[i];
+	return "?";
+}
+
 int device_enter(const struct device *d)
 {
 	return device_status(d->driver->cuCtxSetCurrent(d->context));

@@ -37,6 +37,8 @@ const struct cuda_driver *device_driver(const struct device *d);
 CUdevice device_ordinal(const struct device *d);
 /* One line: device, memory, driver, which kernels, which matrix product, and why. */
 const char *device_describe(const struct device *d);
+/* "?": none of ours. */
+const char *device_kernel_name(const struct device *d, CUfunction f);
 /* Makes the context the calling thread's. */
 int device_enter(const struct device *d);
 /* args: the kernel's struct, copied before this returns. shared_bytes: dynamic shared memory. -EINVAL: sizes.

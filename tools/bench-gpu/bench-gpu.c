@@ -53,6 +53,23 @@ static json_t *or_null(double x)
 	return x > 0 ? json_real(x) : json_null();
 }
 
+static json_t *profile_json(const struct profile *p)
+{
+	json_t *o = json_object();
+
+	for (uint32_t i = 0; i < p->n; i++)
+		json_object_set_new(o, p->parts[i].name, json_real(p->parts[i].ms));
+	return o;
+}
+
+static void profile_print(const char *what, const struct profile *p)
+{
+	printf("of a %s, ms on the GPU:", what);
+	for (uint32_t i = 0; i < p->n; i++)
+		printf("%s %s %.3f (%u)", i ? "," : "", p->parts[i].name, p->parts[i].ms, p->parts[i].n);
+	putchar('\n');
+}
+
 static void print_as_json(const struct device *d, const struct setting *s, const struct figures *f)
 {
 	const struct transfer *t = &f->transfer;
@@ -67,11 +84,13 @@ static void print_as_json(const struct device *d, const struct setting *s, const
 			or_null(f->floors.cublas_tflops), "gemm_ms", f->floors.gemm_ms, "copy_ms",
 			f->floors.copy_ms),
 		"get",
-		json_pack("{s:f, s:f, s:f, s:f}", "ms", t->get_ms, "gpu_ms", t->get_gpu_ms, "first_group_ms",
-			t->first_group_ms, "over_floor", t->get_ms / floor),
+		json_pack("{s:f, s:f, s:f, s:f, s:o}", "ms", t->get_ms, "gpu_ms", t->get_gpu_ms,
+			"first_group_ms", t->first_group_ms, "over_floor", t->get_ms / floor, "parts",
+			profile_json(&t->get)),
 		"put",
-		json_pack("{s:f, s:f, s:f, s:f}", "ms", t->put_ms, "over_floor", t->put_ms / floor,
-			"gather_ms", f->gather_ms, "gather_over_copy", f->gather_ms / f->floors.copy_ms),
+		json_pack("{s:f, s:f, s:f, s:f, s:o}", "ms", t->put_ms, "over_floor", t->put_ms / floor,
+			"gather_ms", f->gather_ms, "gather_over_copy", f->gather_ms / f->floors.copy_ms,
+			"parts", profile_json(&t->put)),
 		"deflate",
 		json_pack("{s:i, s:i, s:f, s:f, s:f, s:i}", "streams", (int)f->streams.n_streams,
 			"bytes_each", (int)f->streams.bytes_each, "deflate_gbps", f->streams.deflate_gbps,
@@ -107,6 +126,8 @@ static void print_as_text(const struct device *d, const struct setting *s, const
 	printf("put       %7.3f ms, %.2f times the larger floor; source free after %.3f ms, %.2f times a "
 	       "copy\n",
 		t->put_ms, t->put_ms / floor, f->gather_ms, f->gather_ms / l->copy_ms);
+	profile_print("get", &t->get);
+	profile_print("put", &t->put);
 	printf("deflate   %7.1f GB/s of symbols   inflate %7.1f GB/s   %u streams of %u, %u right by zlib\n",
 		f->streams.deflate_gbps, f->streams.inflate_gbps, f->streams.n_streams, f->streams.bytes_each,
 		f->streams.n_checked);

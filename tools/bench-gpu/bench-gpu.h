@@ -33,6 +33,24 @@ int products_open(const struct setting *s, struct products **out);
 void products_close(struct products *p);
 int products_time(struct products *p, uint32_t rounds, double *tflops);
 
+/* ---- profile.c: how long each kernel and copy takes, by events before and behind it: of one run, in which
+ * nothing overlaps that would not otherwise. One at a time. */
+
+enum { PROFILE_PARTS_MAX = 32 };
+
+struct profile {
+	struct {
+		const char *name; /* static */
+		double ms;        /* all together */
+		uint32_t n;
+	} parts[PROFILE_PARTS_MAX];
+	uint32_t n;
+};
+
+int profile_begin(const struct device *d);
+/* To be called also when what came between failed. */
+int profile_end(struct profile *out);
+
 /* ---- transfer.c */
 
 struct transfer {
@@ -42,6 +60,7 @@ struct transfer {
 	double first_group_ms; /* by the device's clock: until the first layer group is in the pages */
 	double ratio;
 	double components; /* coded, share of all */
+	struct profile put, get;
 };
 
 int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *out);

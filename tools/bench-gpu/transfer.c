@@ -77,6 +77,14 @@ static int measure_put(struct run *x, uint32_t rounds, struct transfer *out)
 		if (i)
 			samples[i - 1] = (double)(bench_now_ns() - start) / 1e6;
 	}
+	if (!r) {
+		drop_frames(x);
+		r = profile_begin(x->s->device);
+		r = r ? r : put_all(x);
+		const int ended = profile_end(&out->put);
+
+		r = r ? r : ended;
+	}
 	for (uint32_t i = 0; !r && i < x->s->n_chunks; i++)
 		frames += (double)x->encode[i].len;
 	if (r)
@@ -121,6 +129,15 @@ static int measure_get(struct run *x, uint32_t rounds, struct transfer *out)
 		r = r ? r : device_status(d->cuEventElapsedTime(&all, start, phases[n_phases - 1].event));
 		gpu[i - 1] = (double)all;
 		first[i - 1] = (double)one;
+	}
+	if (!r) {
+		r = profile_begin(s->device);
+		r = r ? r
+		      : device_codec_decode(
+				x->c, &s->g, s->t, decode, s->n_chunks, phases, n_phases, NULL, NULL);
+		const int ended = profile_end(&out->get);
+
+		r = r ? r : ended;
 	}
 	for (size_t i = 0; i < n_phases; i++)
 		if (phases[i].event)
