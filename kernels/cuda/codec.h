@@ -30,7 +30,7 @@
 
 enum {
 	CODEC_TILE = 128,
-	CODEC_DEPTH = 32,        /* of a tile: what is multiplied at a time */
+	CODEC_DEPTH = 64,        /* of a tile: what is multiplied at a time */
 	CODEC_TOKENS_MAX = 1024, /* of a chunk */
 	CODEC_CLASSES = 3,       /* that are coded, as in runtime/codec */
 	CODEC_RUNGS_MAX = 16,
@@ -39,11 +39,8 @@ enum {
 	CODEC_WIDE_CLASS = 24, /* from s = 64 D on a component is wide */
 	CODEC_NO_LAYER = 0xffff,
 	CODEC_THREADS = 256,
-	CODEC_STAGES = 3, /* tiles in flight */
-	/* Dynamic shared memory of the products: both operands' tiles; the tile that comes out. */
-	CODEC_PROJECT_SHARED = CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2,
-	CODEC_OUT_STRIDE = CODEC_TILE + 4, /* f32 of its rows; four more keep banks apart */
-	CODEC_RECONSTRUCT_SHARED = CODEC_TILE * CODEC_OUT_STRIDE * 4,
+	CODEC_STAGES = 3, /* pairs of tiles: one in work, the others on their way */
+	CODEC_PRODUCT_SHARED = CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2, /* dynamic, of either product */
 };
 
 #define CODEC_PRODUCT_NOISE 0x1p-9f

@@ -1,118 +1,218 @@
 /*
- * The codec's two products, on tensor cores: f16 in, f32 sums, tiles of CODEC_TILE x CODEC_TILE x CODEC_DEPTH
- * with three in flight; 8 warps, each 64 x 32 of the tile.
+ * The codec's two products, on tensor cores: f16 in, f32 sums. A block has a tile of CODEC_TILE x CODEC_TILE,
+ * and goes along the sum in steps of CODEC_DEPTH, whose operands are copied to shared memory two steps ahead.
  *
  * project: c [k, tokens] = basis [k, n_columns] * x [tokens, n_columns]^T. Both lie along what is summed.
- * reconstruct: x [tokens, columns] = values [k, tokens]^T * basis [k, columns]. Neither does: fragments are
- * transposed on their way to the registers. What comes out is scaled, the mean added, rotated, converted and
- * stored in the engine's pages at once, so that the features themselves are never in memory.
+ * reconstruct: x [tokens, columns] = values [k, tokens]^T * basis [k, columns]. Neither does; what multiplies
+ * takes operands either way. What comes out is scaled, the mean added, rotated, converted and stored in the
+ * engine's pages from the registers that it was summed in, so that the features themselves are never in
+ * memory.
+ *
+ * Two ways to multiply, of one layout in shared memory. Where there are products of warpgroups (sm_90), each
+ * of two has 64 x 128 of the tile and its operands go from shared memory to the tensor cores without a
+ * register in between. Elsewhere eight warps have 64 x 32 each, by ldmatrix and mma.sync.
  *
  * Operations a token and part: 2 k n_columns each. Traffic: the basis once for every CODEC_TILE tokens from
  * the second-level cache, x once for every CODEC_TILE components, c once; pages 2 bytes a feature. Floor: the
- * tensor cores at k of a few hundred, copy bandwidth below.
+ * tensor cores at k of a few hundred, copy bandwidth below. Shared memory: a step of the tile takes 32 KiB in
+ * and, by warpgroups, 48 KiB out in the 512 cycles that the tensor cores of sm_90 need for it, of 64 KiB that
+ * there could be.
  */
 #include "kernels/cuda/element.cuh"
 
 enum {
 	TILE_HALVES = CODEC_TILE * CODEC_DEPTH, /* f16 of one operand's tile */
 	STAGE_HALVES = 2 * TILE_HALVES,
+	ROW_HALVES = 64,                 /* of shared memory: 128 bytes, eight pieces */
+	GROUP_BYTES = 8 * 128,           /* eight rows */
+	BLOCK_BYTES = CODEC_DEPTH * 128, /* across: 64 columns of all rows */
 };
 
-static_assert(CODEC_RECONSTRUCT_SHARED >= CODEC_PROJECT_SHARED,
-	"the tile that comes out lies over those that went in");
+static_assert((int)CODEC_DEPTH == (int)ROW_HALVES, "a row along the sum is a row of shared memory");
 
-/* An operand's tile in shared memory is pieces of 16 bytes, in an order in which neither copies nor fragment
- * loads meet in a bank. Along: rows of CODEC_DEPTH along the sum, four pieces each. Across: rows of
- * CODEC_TILE across it, sixteen. */
+/* An operand's tile in shared memory, as simt_matrix_at has it: neither copies nor fragment loads meet in a
+ * bank. Along: CODEC_TILE rows of eight pieces along the sum. Across: CODEC_DEPTH rows across it, of sixteen
+ * pieces, the first eight of all rows before the others. */
 __device__ static inline uint32_t piece_along(uint32_t row, uint32_t piece)
 {
-	return (row * 4 + (piece ^ (row >> 1 & 3))) * 8;
+	return row * ROW_HALVES + (piece ^ (row & 7)) * 8;
 }
 
 __device__ static inline uint32_t piece_across(uint32_t row, uint32_t piece)
 {
-	return (row * 16 + (piece ^ (row & 7))) * 8;
+	return piece / 8 * (BLOCK_BYTES / 2) + row * ROW_HALVES + (piece % 8 ^ (row & 7)) * 8;
 }
 
-/* A warp's accumulators: 4 x 4 fragments of 16 x 8. */
-struct sums {
-	float d[4][4][4];
+/* A warp's sums: I x J fragments of 16 x 8, from row0 and column0 of the tile on. Of a fragment a lane has
+ * rows lane / 4 (d[..][0], d[..][1]) and lane / 4 + 8, columns lane % 4 * 2 and the next. */
+template <int I, int J> struct sums {
+	enum { ROWS = I, COLUMNS = J };
+	float d[I][J][4];
 };
 
-__device__ static inline void sums_clear(struct sums *s)
+template <class S> __device__ static inline void sums_clear(S *s)
 {
-	for (int i = 0; i < 4; i++)
-		for (int j = 0; j < 4; j++)
-			for (int k = 0; k < 4; k++)
-				s->d[i][j][k] = 0;
+	SIMT_UNROLL
+	for (int i = 0; i < S::ROWS; i++)
+		SIMT_UNROLL
+	for (int j = 0; j < S::COLUMNS; j++)
+		SIMT_UNROLL
+	for (int k = 0; k < 4; k++)
+		s->d[i][j][k] = 0;
 }
 
-/* One tile's worth: rows from row0 of a, columns from column0 of b. */
-template <bool ACROSS>
-__device__ static inline void sums_add(
-	struct sums *s, const uint16_t *a, const uint16_t *b, uint32_t row0, uint32_t column0, uint32_t lane)
-{
-	for (uint32_t k = 0; k < CODEC_DEPTH; k += 16) {
-		uint32_t fa[4][4], fb[2][4];
+/* ---- by warps */
 
-		for (uint32_t i = 0; i < 4; i++) {
-			const uint32_t m = row0 + 16 * i;
+struct by_warp {
+	typedef struct sums<4, 4> sums;
 
-			if (ACROSS)
-				simt_ldmatrix_x4_trans(
-					fa[i], a + piece_across(k + (lane & 7) + (lane >> 4 << 3),
-							   m / 8 + (lane >> 3 & 1)));
-			else
-				simt_ldmatrix_x4(
-					fa[i], a + piece_along(m + (lane & 15), k / 8 + (lane >> 4)));
-		}
-		for (uint32_t j = 0; j < 2; j++) {
-			const uint32_t n = column0 + 16 * j;
+	__device__ static uint32_t row0()
+	{
+		return threadIdx.x / 128 * 64;
+	}
 
-			if (ACROSS)
-				simt_ldmatrix_x4_trans(
-					fb[j], b + piece_across(k + (lane & 15), n / 8 + (lane >> 4)));
-			else
-				simt_ldmatrix_x4(fb[j], b + piece_along(n + (lane & 7) + (lane >> 4 << 3),
-								    k / 8 + (lane >> 3 & 1)));
-		}
-		for (int i = 0; i < 4; i++)
+	__device__ static uint32_t column0()
+	{
+		return threadIdx.x / 32 % 4 * 32;
+	}
+
+	__device__ static void begin_step(sums *)
+	{
+	}
+
+	__device__ static void finish(sums *)
+	{
+	}
+
+	/* One step: rows of a, columns of b. */
+	template <bool ACROSS> __device__ static void add(sums *s, const uint16_t *a, const uint16_t *b)
+	{
+		const uint32_t lane = threadIdx.x % 32;
+
+		SIMT_UNROLL
+		for (uint32_t k = 0; k < CODEC_DEPTH; k += 16) {
+			uint32_t fa[4][4], fb[2][4];
+
+			SIMT_UNROLL
+			for (uint32_t i = 0; i < 4; i++) {
+				const uint32_t m = row0() + 16 * i;
+
+				if (ACROSS)
+					simt_ldmatrix_x4_trans(
+						fa[i], a + piece_across(k + (lane & 7) + (lane >> 4 << 3),
+								   m / 8 + (lane >> 3 & 1)));
+				else
+					simt_ldmatrix_x4(
+						fa[i], a + piece_along(m + (lane & 15), k / 8 + (lane >> 4)));
+			}
+			SIMT_UNROLL
+			for (uint32_t j = 0; j < 2; j++) {
+				const uint32_t n = column0() + 16 * j;
+
+				if (ACROSS)
+					simt_ldmatrix_x4_trans(fb[j],
+						b + piece_across(k + (lane & 15), n / 8 + (lane >> 4)));
+				else
+					simt_ldmatrix_x4(
+						fb[j], b + piece_along(n + (lane & 7) + (lane >> 4 << 3),
+								   k / 8 + (lane >> 3 & 1)));
+			}
+			SIMT_UNROLL
+			for (int i = 0; i < 4; i++)
+				SIMT_UNROLL
 			for (int j = 0; j < 4; j++)
 				simt_mma_f16(s->d[i][j], fa[i], &fb[j / 2][j % 2 * 2]);
+		}
 	}
-}
+};
 
-/* All tiles along the sum: load(stage, k) starts the copies of both operands' tiles at k into a stage. Each
- * step waits for its own stage alone, and starts the one that the step before has done with: CODEC_STAGES - 1
- * are in flight, and one barrier is enough. */
-template <bool ACROSS, class LOAD>
-__device__ static inline void multiply(struct sums *s, uint16_t *shared, uint32_t n_steps, LOAD load)
+/* ---- by warpgroups */
+
+struct by_warpgroup {
+	typedef struct sums<1, 16> sums;
+
+	__device__ static uint32_t row0()
+	{
+		return threadIdx.x / 32 * 16;
+	}
+
+	__device__ static uint32_t column0()
+	{
+		return 0;
+	}
+
+	/* The step before is done with its stage. */
+	__device__ static void begin_step(sums *s)
+	{
+		simt_products_see();
+		simt_products_wait(s->d[0]);
+	}
+
+	__device__ static void finish(sums *s)
+	{
+		simt_products_wait(s->d[0]);
+	}
+
+	template <bool ACROSS> __device__ static void add(sums *s, const uint16_t *a, const uint16_t *b)
+	{
+		const uint32_t group = threadIdx.x / 128;
+
+		simt_products_begin();
+		SIMT_UNROLL
+		for (uint32_t k = 0; k < CODEC_DEPTH; k += 16)
+			if (ACROSS)
+				simt_products_add<true>(s->d[0],
+					simt_matrix_at(
+						a + piece_across(k, 8 * group), GROUP_BYTES, BLOCK_BYTES),
+					simt_matrix_at(b + piece_across(k, 0), GROUP_BYTES, BLOCK_BYTES));
+			else
+				/* A place within a row: pieces are exchanged by address. */
+				simt_products_add<false>(s->d[0],
+					simt_matrix_at(a + 64 * group * ROW_HALVES + k, GROUP_BYTES, 16),
+					simt_matrix_at(b + k, GROUP_BYTES, 16));
+		simt_products_commit();
+	}
+};
+
+/* ---- either way */
+
+/* All steps along the sum: load(stage, k) starts the copies of both operands' tiles at k into a stage. Each
+ * step waits for its own stage alone, and starts the one that the step before has done with: one barrier a
+ * step. active: whether this warp's rows are wanted; the same for a warpgroup. */
+template <class WAY, bool ACROSS, class LOAD>
+__device__ static inline void multiply(
+	typename WAY::sums *s, uint16_t *shared, uint32_t n_steps, bool active, LOAD load)
 {
-	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-
 	sums_clear(s);
+	SIMT_UNROLL
 	for (uint32_t i = 0; i < CODEC_STAGES - 1; i++) {
 		if (i < n_steps)
 			load(shared + i * STAGE_HALVES, i * CODEC_DEPTH);
 		simt_copy_commit();
 	}
-	for (uint32_t i = 0; i < n_steps; i++) {
-		const uint16_t *stage = shared + i % CODEC_STAGES * STAGE_HALVES;
-		const uint32_t next = i + CODEC_STAGES - 1;
+	for (uint32_t i = 0, stage = 0, next = CODEC_STAGES - 1; i < n_steps; i++) {
+		const uint16_t *a = shared + stage * STAGE_HALVES;
 
 		simt_copy_wait<CODEC_STAGES - 2>();
+		WAY::begin_step(s);
 		__syncthreads();
-		if (next < n_steps)
-			load(shared + next % CODEC_STAGES * STAGE_HALVES, next * CODEC_DEPTH);
+		if (active)
+			WAY::template add<ACROSS>(s, a, a + TILE_HALVES);
+		if (i + CODEC_STAGES - 1 < n_steps)
+			load(shared + next * STAGE_HALVES, (i + CODEC_STAGES - 1) * CODEC_DEPTH);
 		simt_copy_commit();
-		sums_add<ACROSS>(s, stage, stage + TILE_HALVES, warp / 4 * 64, warp % 4 * 32, lane);
+		stage = stage + 1 == CODEC_STAGES ? 0 : stage + 1;
+		next = next + 1 == CODEC_STAGES ? 0 : next + 1;
 	}
-	__syncthreads();
+	WAY::finish(s);
 }
 
-__device__ static inline void zero16(uint16_t *at)
+__device__ static inline void copy_or_zero(uint16_t *to, const uint16_t *from, bool copy)
 {
-	*(uint4 *)at = make_uint4(0, 0, 0, 0);
+	if (copy)
+		simt_copy16(to, from);
+	else
+		*(uint4 *)to = make_uint4(0, 0, 0, 0);
 }
 
 /* ---- project */
@@ -121,45 +221,59 @@ __device__ static inline void zero16(uint16_t *at)
 __device__ static inline void load_along(
 	uint16_t *tile, const uint16_t *from, uint32_t stride, uint32_t first, uint32_t n, uint32_t k)
 {
-	for (uint32_t i = threadIdx.x; i < CODEC_TILE * 4; i += CODEC_THREADS) {
-		const uint32_t row = i / 4, piece = i % 4;
-		uint16_t *to = tile + piece_along(row, piece);
+	const uint32_t row = threadIdx.x / 8, piece = threadIdx.x % 8;
 
-		if (first + row < n)
-			simt_copy16(to, from + (size_t)(first + row) * stride + k + 8 * piece);
-		else
-			zero16(to);
+	from += (size_t)(first + row) * stride + k + 8 * piece;
+	tile += piece_along(row, piece);
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < CODEC_TILE; i += CODEC_THREADS / 8)
+		copy_or_zero(tile + i * ROW_HALVES, from + (size_t)i * stride, first + row + i < n);
+}
+
+template <class WAY>
+__device__ static inline void project(const struct codec_project_args &a, uint16_t *shared)
+{
+	const struct codec_device_block *block = &a.blocks[blockIdx.z];
+	const struct codec_device_part *part = &a.parts[block->part];
+	const uint32_t lane = threadIdx.x % 32;
+	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
+	const uint32_t k = block->k, stride = block->stride, n_columns = part->n_columns;
+	const uint16_t *basis = part->basis, *x = block->x;
+	typename WAY::sums s;
+
+	if (row0 >= k || column0 >= stride)
+		return;
+	multiply<WAY, false>(&s, shared, n_columns / CODEC_DEPTH, row0 + threadIdx.x / 128 * 64 < k,
+		[&](uint16_t *stage, uint32_t at) {
+			load_along(stage, basis, n_columns, row0, k, at);
+			load_along(stage + TILE_HALVES, x, n_columns, column0, stride, at);
+		});
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < WAY::sums::ROWS; i++)
+		SIMT_UNROLL
+	for (uint32_t h = 0; h < 2; h++) {
+		const uint32_t row = row0 + WAY::row0() + 16 * i + 8 * h + lane / 4;
+		const float scale = 1.0f / (1 << CODEC_BASIS_SHIFT);
+		float *c = block->c + (size_t)row * stride + column0 + WAY::column0() + lane % 4 * 2;
+
+		if (row >= k)
+			continue;
+		SIMT_UNROLL
+		for (uint32_t j = 0; j < WAY::sums::COLUMNS; j++)
+			*(float2 *)(c + 8 * j) =
+				make_float2(s.d[i][j][2 * h] * scale, s.d[i][j][2 * h + 1] * scale);
 	}
 }
 
-extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_project(const struct codec_project_args a)
+extern "C" __global__ void __launch_bounds__(CODEC_THREADS, 2)
+	codec_project(const struct codec_project_args a)
 {
 	SIMT_SHARED(uint16_t, shared);
-	const struct codec_device_block *block = &a.blocks[blockIdx.z];
-	const struct codec_device_part *part = &a.parts[block->part];
-	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
-	struct sums s;
 
-	if (row0 >= block->k || column0 >= block->stride)
-		return;
-	multiply<false>(&s, shared, part->n_columns / CODEC_DEPTH, [&](uint16_t *stage, uint32_t k) {
-		load_along(stage, part->basis, part->n_columns, row0, block->k, k);
-		load_along(stage + TILE_HALVES, block->x, part->n_columns, column0, block->stride, k);
-	});
-	for (uint32_t i = 0; i < 4; i++)
-		for (uint32_t j = 0; j < 4; j++)
-			for (uint32_t h = 0; h < 2; h++) {
-				const uint32_t row = row0 + warp / 4 * 64 + 16 * i + 8 * h + lane / 4;
-				const uint32_t column = column0 + warp % 4 * 32 + 8 * j + lane % 4 * 2;
-				const float scale = 1.0f / (1 << CODEC_BASIS_SHIFT);
-				float *c = block->c + (size_t)row * block->stride + column;
-
-				if (row < block->k) {
-					c[0] = s.d[i][j][2 * h] * scale;
-					c[1] = s.d[i][j][2 * h + 1] * scale;
-				}
-			}
+	if (SIMT_WARPGROUPS)
+		project<by_warpgroup>(a, shared);
+	else
+		project<by_warp>(a, shared);
 }
 
 /* ---- reconstruct */
@@ -169,46 +283,17 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_project(const 
 __device__ static inline void load_across(uint16_t *tile, const uint16_t *from, uint32_t stride,
 	uint32_t first, uint32_t n, uint32_t wrap, uint32_t k)
 {
-	for (uint32_t i = threadIdx.x; i < CODEC_DEPTH * 16; i += CODEC_THREADS) {
-		const uint32_t row = i / 16, piece = i % 16;
-		const uint32_t at = k + row < wrap ? k + row : k + row - wrap;
-		uint16_t *to = tile + piece_across(row, piece);
+	const uint32_t piece = threadIdx.x % 16;
 
-		if (k + row < n)
-			simt_copy16(to, from + (size_t)at * stride + first + 8 * piece);
-		else
-			zero16(to);
-	}
-}
-
-/* Two octets of one token from the tile of sums to the pages. */
-__device__ static inline void store_pair(const struct codec_device_part *part,
-	const struct codec_device_chunk *chunk, const float *sums, uint32_t column, uint32_t token,
-	float scale)
-{
-	const struct codec_octet *o = &part->octets[column / 8];
-	const uint32_t size = part->dtype == DTYPE_F32 ? 4 : 2;
-	float x[2][8];
-
+	from += first + 8 * piece;
+	k += threadIdx.x / 16;
+	tile += piece_across(threadIdx.x / 16, piece);
 	SIMT_UNROLL
-	for (int i = 0; i < 2; i++) {
-		float inverse[8], mean[8];
+	for (uint32_t i = 0; i < CODEC_DEPTH; i += CODEC_THREADS / 16) {
+		const uint32_t at = k + i < wrap ? k + i : k + i - wrap;
 
-		floats_load(x[i], sums + 8 * i);
-		floats_load(inverse, part->inverse + column + 8 * i);
-		floats_load(mean, part->mean + column + 8 * i);
-		for (int k = 0; k < 8; k++)
-			x[i][k] = x[i][k] * scale * inverse[k] + mean[k];
+		copy_or_zero(tile + i * ROW_HALVES, from + (size_t)at * stride, k + i < n);
 	}
-	octets_rotate(o, chunk->cos[part->plane] + (size_t)token * part->half,
-		chunk->sin[part->plane] + (size_t)token * part->half, x[0], x[1]);
-	SIMT_UNROLL
-	for (int i = 0; i < 2; i++)
-		if (o[i].layer != CODEC_NO_LAYER)
-			octet_store(part->dtype,
-				octet_address(chunk, part->first_layer + o[i].layer, part->plane, o[i].head,
-					o[i].dim, token, size),
-				x[i]);
 }
 
 /* Of which class a column's token is. */
@@ -219,41 +304,179 @@ __device__ static inline uint32_t column_rung(const struct codec_device_chunk *c
 	return chunk->rung[column < salient ? 0 : column < redundant ? 1 : 2];
 }
 
-extern "C" __global__ void __launch_bounds__(CODEC_THREADS)
-	codec_reconstruct(const struct codec_reconstruct_args a)
+/* Where a lane stores: one token's place in blocks, and its angles. */
+struct token_place {
+	const float *cos_, *sin_;
+	uint32_t block, in_block;
+	float scale;
+	bool wanted;
+};
+
+__device__ static inline void token_find(struct token_place *t, const struct codec_device_chunk *chunk,
+	const struct codec_device_part *part, uint32_t row)
 {
-	SIMT_SHARED(uint16_t, shared);
-	float *out = (float *)shared;
+	uint32_t token, at;
+
+	t->wanted = row < chunk->n_coded;
+	if (!t->wanted)
+		return;
+	token = chunk->tokens[row];
+	at = chunk->run.offset + token;
+	t->block = chunk->run.blocks[at / chunk->run.block_tokens];
+	t->in_block = at % chunk->run.block_tokens;
+	t->cos_ = chunk->cos[part->plane] + (size_t)token * part->half;
+	t->sin_ = chunk->sin[part->plane] + (size_t)token * part->half;
+	t->scale = part->step[column_rung(chunk, row)] / (1 << CODEC_BASIS_SHIFT);
+}
+
+/* Where an octet begins in the pages. */
+__device__ static inline uint8_t *place_of(const struct token_place *t,
+	const struct codec_device_chunk *chunk, const struct codec_device_part *part,
+	const struct codec_octet *o, uint32_t element_bytes)
+{
+	const struct kv_pages *pages =
+		&chunk->pages[(part->first_layer + o->layer) * chunk->n_planes + part->plane];
+
+	return pages->base + t->block * pages->block_stride + t->in_block * pages->token_stride +
+	       o->head * pages->head_stride + o->dim * element_bytes;
+}
+
+/* A lane's two features of two octets side by side, from sums to what is stored. */
+__device__ static inline void finish_pair(const struct codec_octet *o, const struct token_place *t,
+	const float2 inverse[2], const float2 mean[2], uint32_t pair, float a[2], float b[2])
+{
+	a[0] = a[0] * t->scale * inverse[0].x + mean[0].x;
+	a[1] = a[1] * t->scale * inverse[0].y + mean[0].y;
+	b[0] = b[0] * t->scale * inverse[1].x + mean[1].x;
+	b[1] = b[1] * t->scale * inverse[1].y + mean[1].y;
+	if (o[0].rotation == CODEC_PAIR_LOW) {
+		const float2 c = *(const float2 *)(t->cos_ + o[0].angle + 2 * pair),
+			     s = *(const float2 *)(t->sin_ + o[0].angle + 2 * pair);
+
+		rope_rotate(&a[0], &b[0], c.x, s.x);
+		rope_rotate(&a[1], &b[1], c.y, s.y);
+	}
+	if (o[0].rotation == CODEC_INTERLEAVED)
+		rope_rotate(&a[0], &a[1], t->cos_[o[0].angle + pair], t->sin_[o[0].angle + pair]);
+	if (o[1].rotation == CODEC_INTERLEAVED)
+		rope_rotate(&b[0], &b[1], t->cos_[o[1].angle + pair], t->sin_[o[1].angle + pair]);
+}
+
+/* Four lanes have two elements each of four octets, in w[octet]: afterwards each has one octet, its own
+ * number's. */
+__device__ static inline void exchange(uint32_t w[4])
+{
+	const uint32_t all = 0xffffffffu, lane = threadIdx.x;
+	uint32_t a = lane & 2 ? w[0] : w[2], b = lane & 2 ? w[1] : w[3];
+
+	a = __shfl_xor_sync(all, a, 2);
+	b = __shfl_xor_sync(all, b, 2);
+	if (lane & 2)
+		w[0] = a, w[1] = b;
+	else
+		w[2] = a, w[3] = b;
+	/* Now lanes 0 and 1 have octets 0 and 1, words of lanes 0 and 1 and of 2 and 3. */
+	a = lane & 1 ? w[0] : w[1];
+	b = lane & 1 ? w[2] : w[3];
+	a = __shfl_xor_sync(all, a, 1);
+	b = __shfl_xor_sync(all, b, 1);
+	if (lane & 1)
+		w[0] = a, w[2] = b;
+	else
+		w[1] = a, w[3] = b;
+}
+
+/* Sums of one warp to the pages: four octets at a time, of which each lane stores one, or in f32 a quarter of
+ * each. */
+template <class WAY>
+__device__ static inline void store_sums(typename WAY::sums *s, const struct codec_device_part *part,
+	const struct codec_device_chunk *chunk, uint32_t row0, uint32_t column0)
+{
+	const uint32_t lane = threadIdx.x % 32, pair = lane % 4;
+
+	row0 += WAY::row0() + lane / 4;
+	column0 += WAY::column0();
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < WAY::sums::ROWS; i++) {
+		struct token_place t[2];
+
+		token_find(&t[0], chunk, part, row0 + 16 * i);
+		token_find(&t[1], chunk, part, row0 + 16 * i + 8);
+		SIMT_UNROLL
+		for (uint32_t j = 0; j < WAY::sums::COLUMNS; j += 4) {
+			const uint32_t column = column0 + 8 * j;
+			const struct codec_octet *o = &part->octets[column / 8];
+			uint32_t words[2][4];
+
+			SIMT_UNROLL
+			for (uint32_t n = 0; n < 4; n += 2) {
+				const float2 *inverse_at =
+						     (const float2 *)(part->inverse + column + 8 * n) + pair,
+					     *mean_at = (const float2 *)(part->mean + column + 8 * n) + pair;
+				const float2 inverse[2] = {inverse_at[0], inverse_at[4]},
+					     mean[2] = {mean_at[0], mean_at[4]};
+
+				SIMT_UNROLL
+				for (uint32_t h = 0; h < 2; h++) {
+					float *a = &s->d[i][j + n][2 * h], *b = &s->d[i][j + n + 1][2 * h];
+
+					if (t[h].wanted)
+						finish_pair(o + n, &t[h], inverse, mean, pair, a, b);
+					words[h][n] = half_from_float(part->dtype, a[0]) |
+						      half_from_float(part->dtype, a[1]) << 16;
+					words[h][n + 1] = half_from_float(part->dtype, b[0]) |
+							  half_from_float(part->dtype, b[1]) << 16;
+				}
+			}
+			SIMT_UNROLL
+			for (uint32_t h = 0; h < 2; h++) {
+				if (part->dtype == DTYPE_F32) {
+					SIMT_UNROLL
+					for (uint32_t n = 0; n < 4; n++)
+						if (t[h].wanted && o[n].layer != CODEC_NO_LAYER)
+							((float2 *)place_of(&t[h], chunk, part, &o[n],
+								4))[pair] = make_float2(s->d[i][j + n][2 * h],
+								s->d[i][j + n][2 * h + 1]);
+					continue;
+				}
+				exchange(words[h]);
+				if (t[h].wanted && o[pair].layer != CODEC_NO_LAYER)
+					*(uint4 *)place_of(&t[h], chunk, part, &o[pair], 2) = make_uint4(
+						words[h][0], words[h][1], words[h][2], words[h][3]);
+			}
+		}
+	}
+}
+
+template <class WAY>
+__device__ static inline void reconstruct(const struct codec_reconstruct_args &a, uint16_t *shared)
+{
 	const struct codec_device_block *block = &a.blocks[blockIdx.z];
 	const struct codec_device_part *part = &a.parts[block->part];
 	const struct codec_device_chunk *chunk = &a.chunks[block->chunk];
-	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
-	const uint32_t k = block->k + block->k_wide;
-	struct sums s;
+	const uint32_t k = block->k + block->k_wide, wrap = block->k, stride = block->stride,
+		       n_columns = part->n_columns;
+	const uint16_t *values = block->values, *basis = part->basis;
+	typename WAY::sums s;
 
-	if (row0 >= chunk->n_coded || column0 >= part->n_columns)
+	if (row0 >= chunk->n_coded || column0 >= n_columns)
 		return;
-	multiply<true>(&s, shared, (k + CODEC_DEPTH - 1) / CODEC_DEPTH, [&](uint16_t *stage, uint32_t at) {
-		load_across(stage, block->values, block->stride, row0, k, k, at);
-		load_across(stage + TILE_HALVES, part->basis, part->n_columns, column0, k, block->k, at);
-	});
-	for (uint32_t i = 0; i < 4; i++)
-		for (uint32_t j = 0; j < 4; j++)
-			for (uint32_t h = 0; h < 2; h++) {
-				const uint32_t row = warp / 4 * 64 + 16 * i + 8 * h + lane / 4;
-				const uint32_t column = warp % 4 * 32 + 8 * j + lane % 4 * 2;
+	multiply<WAY, true>(
+		&s, shared, (k + CODEC_DEPTH - 1) / CODEC_DEPTH, true, [&](uint16_t *stage, uint32_t at) {
+			load_across(stage, values, stride, row0, k, k, at);
+			load_across(stage + TILE_HALVES, basis, n_columns, column0, k, wrap, at);
+		});
+	store_sums<WAY>(&s, part, chunk, row0, column0);
+}
 
-				out[row * CODEC_OUT_STRIDE + column] = s.d[i][j][2 * h];
-				out[row * CODEC_OUT_STRIDE + column + 1] = s.d[i][j][2 * h + 1];
-			}
-	__syncthreads();
-	for (uint32_t i = threadIdx.x; i < CODEC_TILE * (CODEC_TILE / 16); i += CODEC_THREADS) {
-		const uint32_t row = i / (CODEC_TILE / 16), column = i % (CODEC_TILE / 16) * 16;
+extern "C" __global__ void __launch_bounds__(CODEC_THREADS, 2)
+	codec_reconstruct(const struct codec_reconstruct_args a)
+{
+	SIMT_SHARED(uint16_t, shared);
 
-		if (row0 + row < chunk->n_coded)
-			store_pair(part, chunk, out + row * CODEC_OUT_STRIDE + column, column0 + column,
-				chunk->tokens[row0 + row],
-				part->step[column_rung(chunk, row0 + row)] / (1 << CODEC_BASIS_SHIFT));
-	}
+	if (SIMT_WARPGROUPS)
+		reconstruct<by_warpgroup>(a, shared);
+	else
+		reconstruct<by_warp>(a, shared);
 }

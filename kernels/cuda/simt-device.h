@@ -8,7 +8,7 @@
 
 /* The launch's dynamic shared memory, from its start, as elements of a type. */
 #define SIMT_SHARED(type, name)                                                                              \
-	extern __shared__ __align__(128) unsigned char simt_dynamic_shared[];                                \
+	extern __shared__ __align__(1024) unsigned char simt_dynamic_shared[];                               \
 	type *const name = reinterpret_cast<type *>(simt_dynamic_shared)
 
 /* d[16x8] += a[16x16] b[16x8]: f16 in, f32 sums. The whole warp. */
@@ -62,6 +62,75 @@ __device__ __forceinline__ void simt_copy_commit()
 template <int N> __device__ __forceinline__ void simt_copy_wait()
 {
 	asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
+}
+
+/* ---- Products of a warpgroup: four warps, the first one's number a multiple of four, both operands in
+ * shared memory. Where SIMT_WARPGROUPS is 0 there are none: wgmma is of sm_90 alone. */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define SIMT_WARPGROUPS 1
+#define SIMT_WGMMA(...) asm volatile(__VA_ARGS__)
+#else
+#define SIMT_WARPGROUPS 0
+#define SIMT_WGMMA(...) __trap()
+#endif
+
+/* A matrix in shared memory in rows of 128 bytes, the piece of 16 bytes number c of row r in place c ^ r % 8;
+ * the start of eight rows is aligned to 1024 bytes. PTX ISA, "Matrix Descriptor". Along: rows along the sum,
+ * 64 elements; group_bytes: from eight rows to the next. Across: rows across the sum, 64 elements of them;
+ * group_bytes: from eight rows to the next, block_bytes: from 64 columns to the next. */
+typedef uint64_t simt_matrix;
+
+__device__ __forceinline__ simt_matrix simt_matrix_at(
+	const void *shared, uint32_t group_bytes, uint32_t block_bytes)
+{
+	return (uint64_t)(simt_shared_address(shared) >> 4 & 0x3fff) | (uint64_t)(block_bytes >> 4) << 16 |
+	       (uint64_t)(group_bytes >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+/* A warpgroup's sums, as operands that an instruction changes. */
+#define SIMT_SUMS_ROW(d, j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define SIMT_SUMS(d)                                                                                         \
+	SIMT_SUMS_ROW(d, 0), SIMT_SUMS_ROW(d, 1), SIMT_SUMS_ROW(d, 2), SIMT_SUMS_ROW(d, 3),                  \
+		SIMT_SUMS_ROW(d, 4), SIMT_SUMS_ROW(d, 5), SIMT_SUMS_ROW(d, 6), SIMT_SUMS_ROW(d, 7),          \
+		SIMT_SUMS_ROW(d, 8), SIMT_SUMS_ROW(d, 9), SIMT_SUMS_ROW(d, 10), SIMT_SUMS_ROW(d, 11),        \
+		SIMT_SUMS_ROW(d, 12), SIMT_SUMS_ROW(d, 13), SIMT_SUMS_ROW(d, 14), SIMT_SUMS_ROW(d, 15)
+
+/* Before the first product, and after other code has touched sums. */
+__device__ __forceinline__ void simt_products_begin()
+{
+	SIMT_WGMMA("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void simt_products_commit()
+{
+	SIMT_WGMMA("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/* Until all are done: d is theirs, and nobody else's until then. */
+__device__ __forceinline__ void simt_products_wait(float (&d)[16][4])
+{
+	SIMT_WGMMA("wgmma.wait_group.sync.aligned 0;" : SIMT_SUMS(d) : : "memory");
+}
+
+/* d[64x128] += a[64x16] b[16x128], in the background: f16 in, f32 sums. Of a warp's sixteen rows a lane has
+ * lane / 4 and that plus 8, of columns 8 j .. 8 j + 7 lane % 4 * 2 and the next: d[j] as in simt_mma_f16. */
+template <bool ACROSS>
+__device__ __forceinline__ void simt_products_add(float (&d)[16][4], simt_matrix a, simt_matrix b)
+{
+	SIMT_WGMMA("{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
+		   "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+		   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+		   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+		   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+		   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+		   "}, %64, %65, p, 1, 1, %66, %66;\n}"
+		   : SIMT_SUMS(d)
+		   : "l"(a), "l"(b), "n"(ACROSS ? 1 : 0));
+}
+/* Ordinary writes and finished copies of this thread are seen by products after the next barrier. */
+__device__ __forceinline__ void simt_products_see()
+{
+	SIMT_WGMMA("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 /* f16 as bits, to nearest even; too large becomes infinite. */

@@ -117,6 +117,10 @@ void simt_yield(void);
 void simt_copy_add(void *shared, const void *global);
 void simt_copy_close(void);
 void simt_copy_finish(unsigned n_left);
+/* What a thread's warpgroup has under way; and whether this GPU has such products: CISTERN_SIMT_WARPGROUPS=0
+ * in the environment says it does not. */
+struct simt_products *simt_products_here(void);
+bool simt_warpgroups(void);
 [[noreturn]] void simt_fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- Barriers and fences. line: where it is called, which all callers must share. */
@@ -339,15 +343,14 @@ static inline unsigned __funnelshift_r(unsigned lo, unsigned hi, unsigned shift)
 	return static_cast<unsigned>(both >> (shift & 31));
 }
 
-/* Selector nibbles: which of the eight bytes; with bit 3, its sign spread over the byte. */
+/* Selector nibbles: which of the eight bytes; their highest bit is not looked at. */
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector)
 {
 	const uint64_t both = static_cast<uint64_t>(y) << 32 | x;
 	unsigned out = 0;
 	for (int i = 0; i < 4; i++) {
-		const unsigned which = selector >> (4 * i) & 15u;
-		const unsigned byte = static_cast<unsigned>(both >> (8 * (which & 7u))) & 0xffu;
-		out |= (which & 8u ? (byte & 0x80u ? 0xffu : 0u) : byte) << (8 * i);
+		const unsigned which = selector >> (4 * i) & 7u;
+		out |= (static_cast<unsigned>(both >> (8 * which)) & 0xffu) << (8 * i);
 	}
 	return out;
 }
@@ -546,6 +549,105 @@ static inline void simt_copy_commit()
 template <int N> static void simt_copy_wait()
 {
 	simt_copy_finish(N);
+}
+
+/* ---- Products of a warpgroup. A warp's share needs nothing of the others, nor a lane's: each computes its
+ * own when it is waited for, as late as may be, from what shared memory holds then. */
+
+#define SIMT_WARPGROUPS simt_warpgroups()
+
+struct simt_matrix {
+	const void *shared;
+	uint32_t group_bytes, block_bytes;
+};
+
+/* In the background: d is the thread's own. */
+struct simt_product {
+	float (*d)[4];
+	struct simt_matrix a, b;
+	bool across;
+};
+
+enum { SIMT_PRODUCTS_MAX = 16 };
+
+struct simt_products {
+	struct simt_product of[SIMT_PRODUCTS_MAX];
+	unsigned n;
+	bool begun, committed;
+};
+
+static inline struct simt_matrix simt_matrix_at(
+	const void *shared, uint32_t group_bytes, uint32_t block_bytes)
+{
+	return {shared, group_bytes, block_bytes};
+}
+
+static inline void simt_products_begin()
+{
+	simt_products_here()->begun = true;
+}
+
+static inline void simt_products_see()
+{
+}
+
+static inline void simt_products_commit()
+{
+	simt_products_here()->committed = true;
+}
+
+/* Element k of row or column mn. */
+static inline float simt_matrix_get(const struct simt_matrix &m, bool across, uint32_t mn, uint32_t k)
+{
+	const uintptr_t at =
+		reinterpret_cast<uintptr_t>(m.shared) +
+		(across ? mn / 64 * m.block_bytes + mn % 64 * 2 + k / 8 * m.group_bytes + k % 8 * 128
+			: mn / 8 * m.group_bytes + mn % 8 * 128 + k * 2);
+
+	return simt_float(*reinterpret_cast<const uint16_t *>(at ^ (at >> 7 & 7) << 4));
+}
+
+template <bool ACROSS>
+static inline void simt_products_add(float (&d)[16][4], const simt_matrix &a, const simt_matrix &b)
+{
+	struct simt_products *p = simt_products_here();
+
+	if (!p->begun || p->n == SIMT_PRODUCTS_MAX)
+		simt_fault("simt_products_add: %s", p->begun ? "too many under way" : "not begun");
+	simt_check_aligned(a.shared, "simt_products_add");
+	simt_check_aligned(b.shared, "simt_products_add");
+	p->of[p->n++] = {d, a, b, ACROSS};
+	p->committed = false;
+}
+
+static inline void simt_products_wait(float (&d)[16][4])
+{
+	struct simt_products *p = simt_products_here();
+	const unsigned lane = threadIdx.x % 32, row0 = threadIdx.x / 32 % 4 * 16 + lane / 4;
+
+	if (p->n && !p->committed)
+		simt_fault("simt_products_wait: products were not committed");
+	for (unsigned n = 0; n < p->n; n++) {
+		const struct simt_product &x = p->of[n];
+
+		if (x.d != d)
+			simt_fault("simt_products_wait: for other sums than those under way");
+		for (unsigned k = 0; k < 16; k++) {
+			const float left[2] = {simt_matrix_get(x.a, x.across, row0, k),
+				simt_matrix_get(x.a, x.across, row0 + 8, k)};
+
+			for (unsigned j = 0; j < 16; j++)
+				for (unsigned i = 0; i < 2; i++) {
+					const float right =
+						simt_matrix_get(x.b, x.across, 8 * j + lane % 4 * 2 + i, k);
+
+					x.d[j][i] += left[0] * right;
+					x.d[j][2 + i] += left[1] * right;
+				}
+		}
+	}
+	p->n = 0;
+	p->begun = false;
 }
 
 #define SIMT_UNROLL

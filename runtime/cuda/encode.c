@@ -158,7 +158,7 @@ static int slice_run(struct device_encoder *e, struct slice *s, CUdeviceptr clas
 	if (!r && s->n && s->k_max)
 		r = device_codec_launch(c, DEVICE_KERNEL_codec_project, tiles,
 			round_up(s->k_max, CODEC_TILE) / CODEC_TILE, s->n, CODEC_THREADS,
-			CODEC_PROJECT_SHARED, &project);
+			CODEC_PRODUCT_SHARED, &project);
 	if (!r && s->n)
 		r = device_codec_launch(
 			c, DEVICE_KERNEL_codec_quantise, tiles, 1, s->n, CODEC_TILE, 0, &quantise);

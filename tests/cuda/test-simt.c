@@ -146,10 +146,9 @@ static void expect_bits(uint32_t x, uint32_t y, const uint32_t out[SIMT_TEST_BIT
 	for (uint32_t i = 0; i < (y & 31); i++)
 		right = right >> 1 | (y >> i) << 31;
 	for (uint32_t i = 0; i < 4; i++) {
-		const uint32_t which = y >> (4 * i) & 15;
-		const uint32_t byte = ((which & 4 ? y : x) >> (8 * (which & 3))) & 0xff;
+		const uint32_t which = y >> (4 * i) & 7;
 
-		bytes |= (which & 8 ? (byte >> 7) * 0xff : byte) << (8 * i);
+		bytes |= (((which & 4 ? y : x) >> (8 * (which & 3))) & 0xff) << (8 * i);
 	}
 	assert_int_equal(out[0], n_ones);
 	assert_int_equal(out[1], highest);

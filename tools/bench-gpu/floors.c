@@ -105,7 +105,7 @@ static int own_product(void *arg)
 	const struct products *p = arg;
 
 	return device_codec_launch(p->codec, DEVICE_KERNEL_codec_project, SETTING_CHUNK / CODEC_TILE,
-		round_up(p->k, CODEC_TILE) / CODEC_TILE, p->n_blocks, CODEC_THREADS, CODEC_PROJECT_SHARED,
+		round_up(p->k, CODEC_TILE) / CODEC_TILE, p->n_blocks, CODEC_THREADS, CODEC_PRODUCT_SHARED,
 		&p->args);
 }
 

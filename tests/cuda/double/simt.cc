@@ -62,6 +62,7 @@ struct fibre {
 	int line;
 	std::vector<struct copy> copies;
 	unsigned n_groups; /* closed */
+	struct simt_products products;
 	uint3 thread;
 };
 
@@ -161,6 +162,7 @@ struct simt_run {
 namespace
 {
 
+const size_t shared_align = 128;
 const size_t shared_room = (SIMT_SHARED_BYTES_MAX + 4095) / 4096 * 4096;
 
 char *map(size_t len)
@@ -340,7 +342,7 @@ void begin_block(struct simt_run *r, uint64_t number)
 			static_cast<unsigned>(number / l->grid.x / l->grid.y)},
 		l->block,
 		l->grid,
-		r->shared_end - (l->shared_bytes + 127) / 128 * 128,
+		r->shared_end - (l->shared_bytes + shared_align - 1) / shared_align * shared_align,
 		r,
 		nullptr,
 	};
@@ -359,6 +361,8 @@ void begin_block(struct simt_run *r, uint64_t number)
 		f->line = 0;
 		f->n_groups = 0;
 		f->copies.clear();
+		f->products.n = 0;
+		f->products.begun = false;
 		f->thread = {i % l->block.x, i / l->block.x % l->block.y, i / l->block.x / l->block.y};
 		/* Tops at different places of their pages, or all would fall in the same sets of the caches.
 		 */
@@ -380,7 +384,7 @@ void end_block(const struct simt_run *r)
 {
 	const char *end = static_cast<char *>(simt_self.shared) + r->launch->shared_bytes;
 	const size_t left = static_cast<size_t>(r->shared_end - end);
-	char clean[128 + sizeof poison];
+	char clean[shared_align + sizeof poison];
 
 	/* Poison is periodic, counted from a start that is aligned. */
 	fill_with_poison(clean, sizeof clean);
@@ -618,6 +622,20 @@ void simt_copy_add(void *shared, const void *global)
 void simt_copy_close(void)
 {
 	simt_self.run->fibres[simt_self.run->current].n_groups++;
+}
+
+struct simt_products *simt_products_here(void)
+{
+	return &simt_self.run->fibres[simt_self.run->current].products;
+}
+
+bool simt_warpgroups(void)
+{
+	static const bool has = []() {
+		const char *text = getenv("CISTERN_SIMT_WARPGROUPS");
+		return !text || strcmp(text, "0") != 0;
+	}();
+	return has;
 }
 
 void simt_copy_finish(unsigned n_left)
