@@ -99,8 +99,10 @@ static int writer_grow(struct frame_writer *w, size_t more)
 		return -ENOMEM;
 	if (wanted <= capacity)
 		return 0;
-	while (capacity < wanted)
+	/* What is asked for at first is mostly what it comes to. */
+	while (capacity && capacity < wanted)
 		capacity += capacity / 2 + 4096;
+	capacity = capacity ? capacity : wanted;
 	data = realloc(w->data, capacity);
 	if (!data)
 		return -ENOMEM;
@@ -126,18 +128,25 @@ uint8_t *frame_writer_reserve(struct frame_writer *w, size_t max_len)
 	return writer_grow(w, max_len) ? NULL : w->data + w->len;
 }
 
-int frame_writer_commit(struct frame_writer *w, const struct frame_section *section)
+void frame_writer_take(struct frame_writer *w, const struct frame_section *section)
 {
 	struct frame_section s = *section;
 
 	assert(w->n_sections < w->n_sections_max);
 	assert(s.len_bytes <= w->capacity - w->len);
 	s.offset = w->len;
-	s.checksum = XXH3_64bits(w->data + w->len, s.len_bytes);
 	section_put(w->data + FRAME_HEADER_BYTES + (size_t)w->n_sections * FRAME_SECTION_BYTES, &s);
 	w->n_sections++;
 	w->raw_section_bytes += s.kind == FRAME_RAW ? s.len_bytes : 0;
 	w->len += s.len_bytes;
+}
+
+int frame_writer_commit(struct frame_writer *w, const struct frame_section *section)
+{
+	struct frame_section s = *section;
+
+	s.checksum = XXH3_64bits(w->data + w->len, s.len_bytes);
+	frame_writer_take(w, &s);
 	return 0;
 }
 

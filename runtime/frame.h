@@ -89,6 +89,8 @@ int frame_writer_init(struct frame_writer *w, uint32_t n_sections_max, size_t si
 uint8_t *frame_writer_reserve(struct frame_writer *w, size_t max_len);
 /* Takes the first len_bytes of what was reserved as the body of a section. */
 int frame_writer_commit(struct frame_writer *w, const struct frame_section *section);
+/* The same for a body whose checksum, section->checksum, is known already. */
+void frame_writer_take(struct frame_writer *w, const struct frame_section *section);
 /* Completes the frame: fills header and table, checksums. *data is malloc'd and the caller's; w is empty
  * after. */
 int frame_writer_finish(struct frame_writer *w, const struct frame_info *info, uint8_t **data, size_t *len);

@@ -153,5 +153,8 @@ __device__ __forceinline__ float simt_float(uint16_t h)
 
 /* Before a loop of known length whose arrays are to stay in registers. */
 #define SIMT_UNROLL _Pragma("unroll")
+/* Before one of unknown length of which n rounds are to be under way at once. */
+#define SIMT_UNROLL_BY(n) SIMT_PRAGMA(unroll n)
+#define SIMT_PRAGMA(x) _Pragma(#x)
 
 #endif

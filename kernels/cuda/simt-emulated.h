@@ -651,5 +651,6 @@ static inline void simt_products_wait(float (&d)[16][4])
 }
 
 #define SIMT_UNROLL
+#define SIMT_UNROLL_BY(n)
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/xxh3.h"
 #include "policy/policy.h"
 #include "runtime/cuda/encoder.h"
 
@@ -156,9 +157,14 @@ static int place(struct device_encoder *e, const struct range *w, uint32_t numbe
 
 	for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++)
 		for (uint32_t b = 0; b < dtype_bytes(g->planes[plane].dtype); b++) {
-			image->raw[plane][b] = image->len_bytes;
-			image->len_bytes +=
+			const uint64_t len =
 				(uint64_t)image->info.n_raw * plane_width(&g->planes[plane]) * g->n_layers;
+
+			if (len > UINT32_MAX)
+				return -ENOSPC;
+			image->raw[plane][b] =
+				(struct image_stream){.offset = image->len_bytes, .len = (uint32_t)len};
+			image->len_bytes += len;
 		}
 	for (uint32_t i = 0; i < w->n_streams; i++) {
 		const struct codec_device_stream *s = &w->streams[i];
@@ -168,89 +174,135 @@ static int place(struct device_encoder *e, const struct range *w, uint32_t numbe
 		if (w->lengths[i] < 0)
 			return -ENOSPC;
 		image->streams[s->block % e->t->n_parts][s->coded_class] =
-			(struct image_stream){image->len_bytes, (uint32_t)w->lengths[i]};
+			(struct image_stream){.offset = image->len_bytes, .len = (uint32_t)w->lengths[i]};
 		image->len_bytes += (uint64_t)w->lengths[i];
 	}
 	return 0;
 }
 
-/* Brings an image's bytes together at `at`. */
-static int assemble(struct device_encoder *e, const struct range *w, uint32_t number,
-	const struct image *image, CUdeviceptr at)
+/* Images of a range that are to be brought together: streams to be moved, raw tokens to be split, and all of
+ * both to be summed up. */
+struct assembly {
+	struct codec_move *moves;
+	struct codec_raw_job *jobs;
+	struct xxh3_range *ranges;
+	uint64_t **sums; /* [n_ranges] where each goes */
+	uint64_t *hashes; /* pinned, [n_ranges] */
+	CUdeviceptr moves_at, jobs_at, ranges_at, hashes_at;
+	uint32_t n_moves, n_jobs, n_ranges, raw_max;
+	uint8_t *bytes[DEVICE_BATCH_MAX]; /* pinned: a copy of each image */
+};
+
+static int assembly_new(struct device_encoder *e, const struct range *w, struct assembly *a)
 {
 	struct device_codec *c = e->codec;
-	const struct geometry *g = e->geometry;
-	CUdeviceptr moves_at, jobs_at;
-	struct codec_move *moves =
-		post_take(&c->post, (e->t->n_parts * CODEC_CLASSES + 1) * sizeof *moves, &moves_at);
-	struct codec_raw_job *jobs = post_take(&c->post, CODEC_PLANES_MAX * sizeof *jobs, &jobs_at);
-	uint32_t n_moves = 0, n_jobs;
-	int r;
+	const size_t n_chunks = w->end - w->first;
+	const size_t n_ranges = w->n_streams + n_chunks * CODEC_PLANES_MAX * IMAGE_ELEMENT_BYTES;
 
-	if (!moves || !jobs)
+	*a = (struct assembly){0};
+	a->moves = post_take(&c->post, (w->n_streams + 1) * sizeof *a->moves, &a->moves_at);
+	a->jobs = post_take(&c->post, n_chunks * CODEC_PLANES_MAX * sizeof *a->jobs, &a->jobs_at);
+	a->ranges = post_take(&c->post, n_ranges * sizeof *a->ranges, &a->ranges_at);
+	a->hashes = pinned_take(c, n_ranges * sizeof *a->hashes);
+	a->hashes_at = arena_take(&c->arena, n_ranges * sizeof *a->hashes);
+	if (!a->moves || !a->jobs || !a->ranges || !a->hashes || !a->hashes_at)
 		return -ENOSPC;
-	for (uint32_t i = 0; i < w->n_streams; i++) {
-		const struct codec_device_stream *s = &w->streams[i];
-		const struct image_stream *to = &image->streams[s->block % e->t->n_parts][s->coded_class];
-
-		if (s->block / e->t->n_parts == number)
-			moves[n_moves++] = (struct codec_move){
-				s->body + s->len - to->len, (uint8_t *)(at + to->offset), to->len};
-	}
-	n_jobs = device_codec_raw_jobs(g, image, at, number, jobs);
-	const struct codec_move_args move = {(const struct codec_move *)moves_at};
-	const struct codec_raw_args raw = {
-		(const struct codec_device_chunk *)e->chunks_at, (const struct codec_raw_job *)jobs_at};
-
-	r = post_send(c);
-	if (!r && n_moves)
-		r = device_codec_launch(c, DEVICE_KERNEL_codec_move, n_moves, 1, 1, CODEC_THREADS, 0, &move);
-	if (!r && n_jobs)
-		r = device_codec_launch(c, DEVICE_KERNEL_codec_raw_split, image->info.n_raw, g->n_layers,
-			n_jobs, CODEC_THREADS, 0, &raw);
-	return r;
+	a->sums = malloc(n_ranges * sizeof *a->sums);
+	return a->sums ? 0 : -ENOMEM;
 }
 
-/* An image where it may stay, or in scratch memory, and in pinned memory. bytes: its copy there, NULL: there
- * is no room for it. */
-static int finish_chunk(struct device_encoder *e, const struct range *w, uint32_t number,
-	const struct device_room *room, uint8_t **bytes)
+static void sum_up(struct assembly *a, CUdeviceptr at, struct image_stream *s)
+{
+	a->ranges[a->n_ranges] = (struct xxh3_range){(const uint8_t *)(at + s->offset), s->len, 0};
+	a->sums[a->n_ranges++] = &s->checksum;
+}
+
+/* An image where it may stay, or in scratch memory, and its place in pinned memory. -ENOSPC with no place
+ * there: the range ends before this chunk. */
+static int add_image(struct device_encoder *e, const struct range *w, uint32_t number,
+	const struct device_room *room, struct assembly *a)
 {
 	struct device_encode *out = &e->batch[number];
 	struct device_codec *c = e->codec;
+	struct image *image = out->image = make_image(e, number);
 	CUdeviceptr at;
-	int r = 0;
+	int r;
 
-	out->image = make_image(e, number);
-	if (!out->image)
+	if (!image)
 		return -ENOMEM;
-	r = place(e, w, number, out->image);
+	r = place(e, w, number, image);
 	if (r)
 		return r;
-	*bytes = pinned_take(c, out->image->len_bytes + 1);
-	if (!*bytes)
+	a->bytes[number] = pinned_take(c, image->len_bytes + 1);
+	if (!a->bytes[number])
 		return -ENOSPC;
-	if (!room || room->alloc(room->arg, out->image->len_bytes + 1, &out->image_at))
+	if (!room || room->alloc(room->arg, image->len_bytes + 1, &out->image_at))
 		out->image_at = 0;
-	at = out->image_at ? out->image_at : arena_take(&c->arena, out->image->len_bytes + 1);
+	at = out->image_at ? out->image_at : arena_take(&c->arena, image->len_bytes + 1);
 	if (!at)
 		return -ENOSPC;
-	r = assemble(e, w, number, out->image, at);
-	if (!r)
-		r = device_status(c->driver->cuMemcpyDtoHAsync(*bytes, at, out->image->len_bytes, c->stream));
+	out->bytes_at = at;
+	for (uint32_t i = 0; i < w->n_streams; i++) {
+		const struct codec_device_stream *s = &w->streams[i];
+		struct image_stream *to = &image->streams[s->block % e->t->n_parts][s->coded_class];
+
+		if (s->block / e->t->n_parts != number)
+			continue;
+		a->moves[a->n_moves++] = (struct codec_move){
+			s->body + s->len - to->len, (uint8_t *)(at + to->offset), to->len};
+		sum_up(a, at, to);
+	}
+	a->n_jobs += device_codec_raw_jobs(e->geometry, image, at, number, a->jobs + a->n_jobs);
+	for (uint32_t plane = 0; image->info.n_raw && plane < e->geometry->n_planes; plane++)
+		for (uint32_t b = 0; b < dtype_bytes(e->geometry->planes[plane].dtype); b++)
+			sum_up(a, at, &image->raw[plane][b]);
+	if (image->info.n_raw > a->raw_max)
+		a->raw_max = image->info.n_raw;
+	return 0;
+}
+
+/* Everything that was added, on the device and from there to the host. */
+static int assemble(struct device_encoder *e, const struct range *w, struct assembly *a)
+{
+	struct device_codec *c = e->codec;
+	const struct codec_move_args move = {(const struct codec_move *)a->moves_at};
+	const struct codec_raw_args raw = {
+		(const struct codec_device_chunk *)e->chunks_at, (const struct codec_raw_job *)a->jobs_at};
+	const struct xxh3_ranges_args sums = {
+		(const struct xxh3_range *)a->ranges_at, (uint64_t *)a->hashes_at, a->n_ranges};
+	uint32_t grid[3];
+	int r = post_send(c);
+
+	if (!r && a->n_moves)
+		r = device_codec_launch(
+			c, DEVICE_KERNEL_codec_move, a->n_moves, 1, 1, CODEC_THREADS, 0, &move);
+	if (!r && a->n_jobs)
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_raw_split, a->raw_max, e->geometry->n_layers,
+			a->n_jobs, CODEC_THREADS, 0, &raw);
+	xxh3_grid(a->n_ranges, grid);
+	if (!r && a->n_ranges)
+		r = device_codec_launch(
+			c, DEVICE_KERNEL_xxh3_ranges, grid[0], grid[1], grid[2], XXH3_THREADS, 0, &sums);
+	if (!r && a->n_ranges)
+		r = device_status(c->driver->cuMemcpyDtoHAsync(
+			a->hashes, a->hashes_at, a->n_ranges * sizeof *a->hashes, c->stream));
+	for (uint32_t i = w->first; !r && i < w->end; i++)
+		if (!e->batch[i].status)
+			r = device_status(c->driver->cuMemcpyDtoHAsync(
+				a->bytes[i], e->batch[i].bytes_at, e->batch[i].image->len_bytes, c->stream));
 	return r;
 }
 
 /* Ends the range before a chunk whose image does not fit beside the others'. */
 static int finish_range(struct device_encoder *e, struct range *w, const struct device_room *room)
 {
-	uint8_t *bytes[DEVICE_BATCH_MAX] = {NULL};
 	const size_t pinned_before = e->codec->pinned_used;
-	int r = 0;
+	struct assembly a;
+	int r = assembly_new(e, w, &a);
 
 	for (uint32_t i = w->first; !r && i < w->end; i++) {
-		e->batch[i].status = finish_chunk(e, w, i, room, &bytes[i]);
-		if (!bytes[i] && e->batch[i].status == -ENOSPC && i > w->first) {
+		e->batch[i].status = add_image(e, w, i, room, &a);
+		if (!a.bytes[i] && e->batch[i].status == -ENOSPC && i > w->first) {
 			free(e->batch[i].image);
 			e->batch[i].image = NULL;
 			w->end = i;
@@ -259,15 +311,19 @@ static int finish_range(struct device_encoder *e, struct range *w, const struct 
 		/* A chunk that does not fit is the host's; a device that fails ends everything. */
 		r = e->batch[i].status == -ENOSPC || e->batch[i].status == -ENOMEM ? 0 : e->batch[i].status;
 	}
+	r = r ? r : assemble(e, w, &a);
 	const int waited = device_codec_wait(e->codec);
 
+	for (uint32_t i = 0; !r && !waited && i < a.n_ranges; i++)
+		*a.sums[i] = a.hashes[i];
 	for (uint32_t i = w->first; !r && !waited && i < w->end; i++) {
 		struct device_encode *out = &e->batch[i];
 
 		if (!out->status)
-			out->status = image_frame(out->image, bytes[i], e->geometry, e->transform, &out->info,
-				&out->frame, &out->len);
+			out->status = image_frame(out->image, a.bytes[i], e->geometry, e->transform,
+				&out->info, &out->frame, &out->len);
 	}
+	free(a.sums);
 	e->codec->pinned_used = pinned_before;
 	return r ? r : waited;
 }

@@ -5,7 +5,7 @@
 
 enum {
 	POST_BYTES = 8 << 20,    /* descriptions of DEVICE_BATCH_MAX chunks */
-	PINNED_BYTES = 64 << 20, /* images on their way */
+	PINNED_BYTES = 72 << 20, /* images on their way */
 };
 
 int device_codec_new(

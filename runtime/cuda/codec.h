@@ -54,6 +54,7 @@ struct device_encode {
 	struct frame_info info;
 	struct image *image;
 	CUdeviceptr image_at;
+	CUdeviceptr bytes_at; /* the codec's own */
 };
 
 /* Where images go that are to stay: called on the codec's thread. */

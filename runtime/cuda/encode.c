@@ -179,6 +179,7 @@ static int quantise(struct device_encoder *e)
 	const size_t classes_len = e->n * CODEC_TOKENS_MAX;
 	CUdeviceptr classes_at;
 	uint8_t *coded = post_take(&e->codec->post, classes_len, &classes_at);
+	uint32_t masks[DEVICE_BATCH_MAX];
 	struct slice s;
 	int r = coded ? slice_new(e, &s) : -ENOSPC;
 
@@ -186,14 +187,15 @@ static int quantise(struct device_encoder *e)
 		return r;
 	for (size_t i = 0; i < classes_len; i++)
 		coded[i] = e->todo[i] ? (uint8_t)image_coded_class(e->classes[i]) : CODEC_CLASSES;
-	for (uint32_t i = 0; i < e->n; i++) {
-		const uint32_t mask = classes_to_do(e, i);
-
-		for (uint32_t p = 0; mask && p < e->t->n_parts; p++) {
+	for (uint32_t i = 0; i < e->n; i++)
+		masks[i] = classes_to_do(e, i);
+	/* By part, so that a slice's products share few bases: they stay in the cache. */
+	for (uint32_t p = 0; p < e->t->n_parts; p++)
+		for (uint32_t i = 0; i < e->n; i++) {
 			const struct codec_device_block *block = &e->blocks[i * e->t->n_parts + p];
-			const uint32_t k = components_of(e, mask, &e->t->parts[p]);
+			const uint32_t k = components_of(e, masks[i], &e->t->parts[p]);
 
-			if (slice_add(e, &s, block, k))
+			if (!masks[i] || slice_add(e, &s, block, k))
 				continue;
 			if (!s.n)
 				return -ENOSPC;
@@ -205,7 +207,6 @@ static int quantise(struct device_encoder *e)
 			if (!slice_add(e, &s, block, k))
 				return -ENOSPC;
 		}
-	}
 	return slice_run(e, &s, classes_at);
 }
 

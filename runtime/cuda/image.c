@@ -73,7 +73,8 @@ static int place(struct image *image, const struct geometry *g, const struct tra
 			if (s->plane >= g->n_planes || s->part >= dtype_bytes(g->planes[s->plane].dtype) ||
 				s->full_bytes != raw_elements(image, g, s->plane))
 				return -EBADMSG;
-			image->raw[s->plane][s->part] = image->len_bytes;
+			image->raw[s->plane][s->part] =
+				(struct image_stream){.offset = image->len_bytes, .len = s->full_bytes};
 			image->len_bytes += s->full_bytes;
 			n_raw++;
 		} else if (s->kind == FRAME_LEVELS) {
@@ -85,7 +86,8 @@ static int place(struct image *image, const struct geometry *g, const struct tra
 			if (part == UINT32_MAX || k == CODEC_CLASSES || !n_of[k] ||
 				image->streams[part][k].len || !s->len_bytes)
 				return -EBADMSG;
-			image->streams[part][k] = (struct image_stream){image->len_bytes, s->len_bytes};
+			image->streams[part][k] =
+				(struct image_stream){.offset = image->len_bytes, .len = s->len_bytes};
 			image->len_bytes += s->len_bytes;
 			n_streams++;
 		} else if (s->kind != FRAME_CLASSES || i) {
@@ -178,61 +180,68 @@ int image_fill(const struct image *image, const void *frame, size_t len, uint8_t
 	return r ? r : to == end ? 0 : -EBADMSG;
 }
 
-static int put_section(
-	struct frame_writer *w, struct frame_section section, const uint8_t *body, uint64_t len)
+/* A section over bytes that are in the frame already. */
+static void take(struct frame_writer *w, struct frame_section section, const struct image_stream *s)
 {
-	uint8_t *to = len > UINT32_MAX ? NULL : frame_writer_reserve(w, len);
-
-	if (!to)
-		return -ENOMEM;
-	memcpy(to, body, len);
-	section.len_bytes = section.full_bytes = (uint32_t)len;
-	return frame_writer_commit(w, &section);
+	section.len_bytes = section.full_bytes = s->len;
+	section.checksum = s->checksum;
+	frame_writer_take(w, &section);
 }
 
-static int put_levels(
-	struct frame_writer *w, const struct image *image, const uint8_t *bytes, const struct transform *t)
+static void take_levels(struct frame_writer *w, const struct image *image, const struct transform *t)
 {
-	int r = 0;
-
-	for (uint32_t i = 0, index = 0; !r && i < image->n_parts; i++) {
+	for (uint32_t i = 0, index = 0; i < image->n_parts; i++) {
 		index = i && t->parts[i - 1].plane == t->parts[i].plane ? index + 1 : 0;
-		for (uint32_t k = 0; !r && k < CODEC_CLASSES; k++) {
-			const struct image_stream *s = &image->streams[i][k];
-
-			if (s->len)
-				r = put_section(w,
+		for (uint32_t k = 0; k < CODEC_CLASSES; k++)
+			if (image->streams[i][k].len)
+				take(w,
 					(struct frame_section){.kind = FRAME_LEVELS,
 						.plane = (uint8_t)t->parts[i].plane,
 						.part = (uint16_t)index,
 						.encoding = FRAME_RANS,
 						.token_class = coded_classes[k]},
-					bytes + s->offset, s->len);
-		}
+					&image->streams[i][k]);
 	}
-	return r;
+}
+
+static uint32_t count_sections(const struct image *image, const struct geometry *g)
+{
+	uint32_t n = 1;
+
+	for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++)
+		n += (uint32_t)dtype_bytes(g->planes[plane].dtype);
+	for (uint32_t i = 0; i < image->n_parts; i++)
+		for (uint32_t k = 0; k < CODEC_CLASSES; k++)
+			n += image->streams[i][k].len != 0;
+	return n;
 }
 
 int image_frame(const struct image *image, const uint8_t *bytes, const struct geometry *g,
 	const struct transform *transform, struct frame_info *info, uint8_t **data, size_t *len)
 {
-	uint8_t map[FRAME_CLASSES_MAX(FRAME_TOKENS_MAX)];
+	uint8_t map[FRAME_CLASSES_MAX(FRAME_TOKENS_MAX)], *to;
+	const size_t map_bytes = frame_put_classes(image->classes, image->info.n_tokens, map);
 	struct frame_writer w;
-	int r = frame_writer_init(&w, 1 + IMAGE_ELEMENT_BYTES * g->n_planes + image->n_parts * CODEC_CLASSES,
-		image->len_bytes + sizeof map);
+	int r = frame_writer_init(&w, count_sections(image, g), map_bytes + image->len_bytes);
 
-	if (!r)
-		r = put_section(&w, (struct frame_section){.kind = FRAME_CLASSES}, map,
-			frame_put_classes(image->classes, image->info.n_tokens, map));
-	for (uint32_t plane = 0; !r && image->info.n_raw && plane < g->n_planes; plane++)
-		for (uint32_t b = 0; !r && b < dtype_bytes(g->planes[plane].dtype); b++)
-			r = put_section(&w,
-				(struct frame_section){
-					.kind = FRAME_RAW, .plane = (uint8_t)plane, .part = (uint16_t)b},
-				bytes + image->raw[plane][b], raw_elements(image, g, plane));
-	if (!r)
-		r = put_levels(&w, image, bytes, transform);
+	if (r)
+		return r;
+	to = frame_writer_reserve(&w, map_bytes + image->len_bytes);
+	memcpy(to, map, map_bytes);
+	memcpy(to + map_bytes, bytes, image->len_bytes);
+	r = frame_writer_commit(&w,
+		&(struct frame_section){.kind = FRAME_CLASSES,
+			.len_bytes = (uint32_t)map_bytes,
+			.full_bytes = (uint32_t)map_bytes});
 	if (!r) {
+		for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++)
+			for (uint32_t b = 0; b < dtype_bytes(g->planes[plane].dtype); b++)
+				take(&w,
+					(struct frame_section){.kind = FRAME_RAW,
+						.plane = (uint8_t)plane,
+						.part = (uint16_t)b},
+					&image->raw[plane][b]);
+		take_levels(&w, image, transform);
 		*info = image->info;
 		info->n_sections = w.n_sections;
 		info->raw_section_bytes = w.raw_section_bytes;

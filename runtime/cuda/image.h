@@ -18,13 +18,14 @@ enum { IMAGE_ELEMENT_BYTES = 4 };
 struct image_stream {
 	uint64_t offset; /* of the image's bytes */
 	uint32_t len;
+	uint64_t checksum; /* XXH3-64 of these bytes; of images that an encoder made */
 };
 
 struct image {
 	struct frame_info info;
 	uint32_t n_parts;
 	uint64_t len_bytes;
-	uint64_t raw[CODEC_PLANES_MAX][IMAGE_ELEMENT_BYTES]; /* offsets; when there are raw tokens */
+	struct image_stream raw[CODEC_PLANES_MAX][IMAGE_ELEMENT_BYTES]; /* when there are raw tokens */
 	uint8_t *classes;                                    /* [n_tokens], behind the streams */
 	struct image_stream streams[][CODEC_CLASSES];        /* [n_parts] */
 };
@@ -45,8 +46,8 @@ int image_read(const void *frame, size_t len, const struct geometry *g, const st
  * or what was deflated does not inflate; -ENOMEM. */
 int image_fill(const struct image *image, const void *frame, size_t len, uint8_t *to);
 
-/* The frame of an image: the way back. Raw tokens are stored as they are. *data is malloc'd, the caller's.
- * info gets n_sections and the like. -ENOMEM. */
+/* The frame of an image: the way back. Raw tokens are stored as they are; checksums are the image's, and not
+ * computed here. *data is malloc'd, the caller's. info gets n_sections and the like. -ENOMEM. */
 int image_frame(const struct image *image, const uint8_t *bytes, const struct geometry *g,
 	const struct transform *transform, struct frame_info *info, uint8_t **data, size_t *len);
 

@@ -398,7 +398,7 @@ uint32_t device_codec_raw_jobs(const struct geometry *g, const struct image *ima
 			.n_heads = g->planes[plane].n_heads,
 			.dim = g->planes[plane].dim};
 		for (uint32_t b = 0; b < job->dtype_bytes; b++)
-			job->bodies[b] = (uint8_t *)(at + image->raw[plane][b]);
+			job->bodies[b] = (uint8_t *)(at + image->raw[plane][b].offset);
 	}
 	return n;
 }
