@@ -186,7 +186,7 @@ struct assembly {
 	struct codec_move *moves;
 	struct codec_raw_job *jobs;
 	struct xxh3_range *ranges;
-	uint64_t **sums; /* [n_ranges] where each goes */
+	uint64_t **sums;  /* [n_ranges] where each goes */
 	uint64_t *hashes; /* pinned, [n_ranges] */
 	CUdeviceptr moves_at, jobs_at, ranges_at, hashes_at;
 	uint32_t n_moves, n_jobs, n_ranges, raw_max;
@@ -348,6 +348,8 @@ int device_encoder_write(struct device_encoder *e, const struct device_room *roo
 		if (!r)
 			r = finish_range(e, &w, room);
 		first = w.end;
+		if (!r)
+			e->n_done = first;
 	}
 	return r;
 }

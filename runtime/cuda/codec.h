@@ -24,7 +24,11 @@
 
 struct device_codec;
 
-enum { DEVICE_BATCH_MAX = 64 };
+enum {
+	DEVICE_BATCH_MAX = 64,
+	DEVICE_SCRATCH_BYTES =
+		1 << 30, /* what a codec of the daemon's may take: 32 chunks of an 8 GB model */
+};
 
 /* The stream's work is of that priority (cuCtxGetStreamPriorityRange). -ENOMEM, or what the driver said. */
 int device_codec_new(
@@ -64,9 +68,9 @@ struct device_room {
 };
 
 /* Encodes n <= DEVICE_BATCH_MAX chunks of one geometry, transform, rungs and rank, which is not
- * CODEC_BY_NEIGHBOURS. room may be NULL. Errors of a chunk are
- * its status: as codec_encode, and -ENOSPC when it does not fit the scratch memory or its levels do not fit
- * what they usually do: the host's codec takes such ones. -EIO: the device failed. */
+ * CODEC_BY_NEIGHBOURS; fewer at a time, if they do not fit the scratch memory together. room may be NULL.
+ * Errors of a chunk are its status: as codec_encode, and -ENOSPC when it does not fit the scratch memory or
+ * its levels do not fit what they usually do: the host's codec takes such ones. -EIO: the device failed. */
 int device_codec_encode(
 	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room);
 

@@ -364,22 +364,15 @@ static bool fits(const struct device_encode *batch, size_t n)
 	return true;
 }
 
-int device_codec_encode(
-	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room)
+/* Chunks that fit the scratch memory together. *n_done: how many, from the first on, have a status. */
+static int encode_some(struct device_codec *c, struct device_encode *batch, size_t n,
+	const struct device_room *room, size_t *n_done)
 {
 	struct device_encoder e = {.codec = c, .batch = batch, .n = n};
 	int r;
 
-	if (!n || n > DEVICE_BATCH_MAX || !fits(batch, n))
-		return -EINVAL;
 	e.geometry = batch[0].chunk->geometry;
 	e.transform = batch[0].options->transform;
-	for (size_t i = 0; i < n; i++) {
-		batch[i].status = -ECANCELED;
-		batch[i].frame = NULL;
-		batch[i].image = NULL;
-		batch[i].image_at = 0;
-	}
 	e.classes = calloc(2 * n, CODEC_TOKENS_MAX);
 	if (!e.classes)
 		return -ENOMEM;
@@ -389,6 +382,39 @@ int device_codec_encode(
 		r = device_codec_transform(c, e.geometry, e.transform, &e.t);
 	if (!r)
 		r = run(&e, room);
+	free(e.classes);
+	*n_done = e.n_done;
+	return r;
+}
+
+int device_codec_encode(
+	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room)
+{
+	size_t first = 0, together = n;
+	int r = 0;
+
+	if (!n || n > DEVICE_BATCH_MAX || !fits(batch, n))
+		return -EINVAL;
+	for (size_t i = 0; i < n; i++) {
+		batch[i].status = -ECANCELED;
+		batch[i].frame = NULL;
+		batch[i].image = NULL;
+		batch[i].image_at = 0;
+	}
+	while (!r && first < n) {
+		size_t n_done;
+
+		together = together < n - first ? together : n - first;
+		r = encode_some(c, batch + first, together, room, &n_done);
+		first += n_done;
+		if (r != -ENOSPC)
+			continue;
+		r = 0;
+		if (!n_done && together > 1)
+			together /= 2;
+		else if (!n_done)
+			batch[first++].status = -ENOSPC;
+	}
 	for (size_t i = 0; i < n; i++)
 		if (r || batch[i].status) {
 			free(batch[i].frame);
@@ -396,6 +422,5 @@ int device_codec_encode(
 			batch[i].frame = NULL;
 			batch[i].image = NULL;
 		}
-	free(e.classes);
 	return r;
 }

@@ -13,7 +13,7 @@ struct device_encoder {
 	const struct transform *transform;
 	const struct device_transform *t;
 	struct device_encode *batch;
-	size_t n;
+	size_t n, n_done;
 	struct codec_device_chunk *chunks; /* in the post: sent once lists are known, and anew then */
 	CUdeviceptr chunks_at;
 	struct codec_device_block *blocks; /* [n, n_parts], in the post */

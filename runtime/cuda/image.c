@@ -229,10 +229,9 @@ int image_frame(const struct image *image, const uint8_t *bytes, const struct ge
 	to = frame_writer_reserve(&w, map_bytes + image->len_bytes);
 	memcpy(to, map, map_bytes);
 	memcpy(to + map_bytes, bytes, image->len_bytes);
-	r = frame_writer_commit(&w,
-		&(struct frame_section){.kind = FRAME_CLASSES,
-			.len_bytes = (uint32_t)map_bytes,
-			.full_bytes = (uint32_t)map_bytes});
+	r = frame_writer_commit(&w, &(struct frame_section){.kind = FRAME_CLASSES,
+					    .len_bytes = (uint32_t)map_bytes,
+					    .full_bytes = (uint32_t)map_bytes});
 	if (!r) {
 		for (uint32_t plane = 0; image->info.n_raw && plane < g->n_planes; plane++)
 			for (uint32_t b = 0; b < dtype_bytes(g->planes[plane].dtype); b++)

@@ -26,8 +26,8 @@ struct image {
 	uint32_t n_parts;
 	uint64_t len_bytes;
 	struct image_stream raw[CODEC_PLANES_MAX][IMAGE_ELEMENT_BYTES]; /* when there are raw tokens */
-	uint8_t *classes;                                    /* [n_tokens], behind the streams */
-	struct image_stream streams[][CODEC_CLASSES];        /* [n_parts] */
+	uint8_t *classes;                                               /* [n_tokens], behind the streams */
+	struct image_stream streams[][CODEC_CLASSES];                   /* [n_parts] */
 };
 
 /* Of what a class's tokens stand at: 0 .. CODEC_CLASSES, or CODEC_CLASSES for raw ones. */

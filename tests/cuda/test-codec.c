@@ -364,6 +364,55 @@ static void batches(void **state)
 	codec_world_free(w);
 }
 
+/* With ever less scratch memory the same frames, fewer chunks at a time, until not one fits: then each is
+ * told so, for the host to take. */
+static void little_scratch(void **state)
+{
+	enum { CHUNKS = 5, EACH = 96 };
+	struct codec_world *w = codec_world_new(device, &shapes[1], seed);
+	struct codec_chunk chunks[CHUNKS];
+	struct device_encode first[CHUNKS], encode[CHUNKS];
+	uint8_t classes[EACH] = {TOKEN_SINK, TOKEN_SINK};
+	struct run r = {.n_tokens = EACH, .rung = 1};
+	const struct codec_options options = options_of(w, &r, classes);
+	uint32_t n_served = 0;
+
+	(void)state;
+	for (uint64_t scratch = 3 << 20;; scratch = scratch * 7 / 8) {
+		struct device_codec *c;
+
+		assert_int_equal(device_codec_new(device, scratch, 0, &c), 0);
+		for (uint32_t i = 0; i < CHUNKS; i++) {
+			chunks[i] = codec_world_chunk(w, true, i * EACH, EACH, (uint64_t)i * EACH);
+			encode[i] = (struct device_encode){.chunk = &chunks[i], .options = &options};
+		}
+		assert_int_equal(device_codec_encode(c, encode, CHUNKS, NULL), 0);
+		device_codec_free(c);
+		if (encode[0].status)
+			break;
+		for (uint32_t i = 0; i < CHUNKS; i++) {
+			assert_int_equal(encode[i].status, 0);
+			free(encode[i].image);
+			if (!n_served) {
+				first[i] = encode[i];
+				continue;
+			}
+			assert_int_equal(encode[i].len, first[i].len);
+			assert_memory_equal(encode[i].frame, first[i].frame, first[i].len);
+			free(encode[i].frame);
+		}
+		n_served++;
+	}
+	assert_true(n_served >= 3);
+	for (uint32_t i = 0; i < CHUNKS; i++) {
+		assert_int_equal(encode[i].status, -ENOSPC);
+		assert_null(encode[i].frame);
+		assert_null(encode[i].image);
+		free(first[i].frame);
+	}
+	codec_world_free(w);
+}
+
 /* Streams that are not sound are told, and do no harm: garbage, and lengths that are too short. */
 static void damaged(void **state)
 {
@@ -432,6 +481,7 @@ int main(void)
 		cmocka_unit_test(both_ways),
 		cmocka_unit_test(not_finite),
 		cmocka_unit_test(batches),
+		cmocka_unit_test(little_scratch),
 		cmocka_unit_test(damaged),
 	};
 	int r = gpu_begin(&device);

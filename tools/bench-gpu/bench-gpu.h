@@ -32,6 +32,8 @@ struct products;
 int products_open(const struct setting *s, struct products **out);
 void products_close(struct products *p);
 int products_time(struct products *p, uint32_t rounds, double *tflops);
+/* By the host's clock, for so long, the stream never empty. */
+int products_rate(struct products *p, uint64_t ms, double *tflops);
 
 /* ---- profile.c: how long each kernel and copy takes, by events before and behind it: of one run, in which
  * nothing overlaps that would not otherwise. One at a time. */

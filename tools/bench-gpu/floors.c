@@ -91,9 +91,11 @@ struct products {
 	struct codec_project_args args;
 	uint32_t n_blocks, k;
 	double flops; /* of one run over the blocks */
-	/* cuBLAS: the same matrices, one block after the other. */
+	/* cuBLAS: the same matrices, of each part all blocks as one, which lie together; its sums too. */
 	const struct codec_device_block *blocks;
 	const struct codec_device_part *parts;
+	uint32_t n_parts, n_together;
+	float *sums;
 	void *handle;
 	int (*gemm)(void *handle, int transa, int transb, int m, int n, int k, const void *alpha,
 		const void *a, int a_type, int lda, const void *b, int b_type, int ldb, const void *beta,
@@ -109,7 +111,7 @@ static int own_product(void *arg)
 		&p->args);
 }
 
-/* c [k, tokens] row-major is c^T column-major: x basis^T. Values are those of cublas_api.h and
+/* sums [k, tokens] row-major is its transpose column-major: x basis^T. Values are those of cublas_api.h and
  * library_types.h: CUBLAS_OP_T, CUDA_R_16F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT. */
 static int cublas_product(void *arg)
 {
@@ -117,13 +119,13 @@ static int cublas_product(void *arg)
 	const struct products *p = arg;
 	const float one = 1, zero = 0;
 
-	for (uint32_t i = 0; i < p->n_blocks; i++) {
-		const struct codec_device_block *b = &p->blocks[i];
-		const struct codec_device_part *part = &p->parts[b->part];
+	for (uint32_t i = 0; i < p->n_parts; i++) {
+		const struct codec_device_part *part = &p->parts[i];
+		const int n_tokens = (int)(p->n_together * SETTING_CHUNK);
 
-		if (p->gemm(p->handle, OP_T, OP_N, SETTING_CHUNK, (int)p->k, (int)part->n_columns, &one, b->x,
-			    R_16F, (int)part->n_columns, part->basis, R_16F, (int)part->n_columns, &zero,
-			    b->c, R_32F, SETTING_CHUNK, COMPUTE_32F, ALGO_DEFAULT))
+		if (p->gemm(p->handle, OP_T, OP_N, n_tokens, (int)p->k, (int)part->n_columns, &one,
+			    p->blocks[i * p->n_together].x, R_16F, (int)part->n_columns, part->basis, R_16F,
+			    (int)part->n_columns, &zero, p->sums, R_32F, n_tokens, COMPUTE_32F, ALGO_DEFAULT))
 			return -EIO;
 	}
 	return 0;
@@ -195,20 +197,28 @@ int products_open(const struct setting *s, struct products **out)
 	}
 	c = p->codec;
 	p->k = t->parts[0].active[0];
-	p->n_blocks = s->n_chunks * t->n_parts < GEMM_BLOCKS_MAX ? s->n_chunks * t->n_parts : GEMM_BLOCKS_MAX;
+	p->n_together = s->n_chunks;
+	p->n_parts = GEMM_BLOCKS_MAX / s->n_chunks < t->n_parts ? GEMM_BLOCKS_MAX / s->n_chunks : t->n_parts;
+	p->n_blocks = p->n_parts * p->n_together;
 	p->blocks = blocks = post_take(&c->post, p->n_blocks * sizeof *blocks, &blocks_at);
 	p->parts = t->parts;
 	for (uint32_t i = 0; !r && i < p->n_blocks; i++) {
-		const struct codec_device_part *part = &t->parts[i % t->n_parts];
-		const uint64_t x_bytes = (uint64_t)SETTING_CHUNK * part->n_columns * sizeof *blocks->x;
+		const struct codec_device_part *part = &t->parts[i / p->n_together];
 
 		blocks[i] = (struct codec_device_block){
-			.part = i % t->n_parts, .k = p->k, .stride = SETTING_CHUNK};
-		blocks[i].x = (uint16_t *)arena_take(&c->arena, x_bytes);
-		blocks[i].c = (float *)arena_take(&c->arena, (uint64_t)SETTING_CHUNK * p->k * 4);
-		r = blocks[i].x && blocks[i].c ? fill_features(c, &blocks[i], part->n_columns) : -ENOSPC;
+			.part = i / p->n_together, .k = p->k, .stride = SETTING_CHUNK};
+		blocks[i].x = (uint16_t *)arena_take(
+			&c->arena, (uint64_t)SETTING_CHUNK * part->n_columns * sizeof *blocks->x);
+		r = blocks[i].x ? fill_features(c, &blocks[i], part->n_columns) : -ENOSPC;
 		p->flops += 2.0 * SETTING_CHUNK * p->k * part->n_columns;
 	}
+	for (uint32_t i = 0; !r && i < p->n_blocks; i++) {
+		blocks[i].c = (float *)arena_take(&c->arena, (uint64_t)SETTING_CHUNK * p->k * 4);
+		r = blocks[i].c ? 0 : -ENOSPC;
+	}
+	p->sums = (float *)arena_take(&c->arena, (uint64_t)SETTING_CHUNK * p->n_together * p->k * 4);
+	if (!r && !p->sums)
+		r = -ENOSPC;
 	p->args = (struct codec_project_args){
 		(const struct codec_device_part *)t->parts_at, (const struct codec_device_block *)blocks_at};
 	if (!r)
@@ -234,6 +244,33 @@ int products_time(struct products *p, uint32_t rounds, double *tflops)
 
 	if (!r)
 		*tflops = p->flops / ms / 1e9;
+	return r;
+}
+
+int products_rate(struct products *p, uint64_t ms, double *tflops)
+{
+	const struct cuda_driver *d = p->codec->driver;
+	const uint64_t start = bench_now_ns(), end = start + ms * 1000000;
+	CUevent done[2] = {NULL};
+	uint64_t n = 0;
+	int r = 0;
+
+	for (int i = 0; !r && i < 2; i++)
+		r = device_status(d->cuEventCreate(&done[i], CU_EVENT_DISABLE_TIMING));
+	/* Two lots are under way, the older of which is waited for. */
+	while (!r && (bench_now_ns() < end || n < 2)) {
+		r = own_product(p);
+		r = r ? r : own_product(p);
+		r = r ? r : device_status(d->cuEventRecord(done[n % 2], p->codec->stream));
+		n++;
+		if (!r && n > 1)
+			r = device_status(d->cuEventSynchronize(done[n % 2]));
+	}
+	r = r ? r : device_codec_wait(p->codec);
+	*tflops = 2 * (double)n * p->flops / (double)(bench_now_ns() - start) / 1e3;
+	for (int i = 0; i < 2; i++)
+		if (done[i])
+			d->cuEventDestroy(done[i]);
 	return r;
 }
 

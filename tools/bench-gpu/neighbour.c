@@ -10,7 +10,7 @@
 #include "tools/bench-gpu/bench-gpu.h"
 #include "tools/bench.h"
 
-enum { LAUNCHES = 20, MEASURE_MS = 1000 };
+enum { MEASURE_MS = 1000 };
 
 int neighbour_run(int ordinal, bool small)
 {
@@ -33,21 +33,12 @@ int neighbour_run(int ordinal, bool small)
 		return r;
 	/* The first answer tells that everything is set up. */
 	while (read(0, &byte, 1) == 1) {
-		const uint64_t start = bench_now_ns();
-		double sum = 0;
-		uint32_t n = 0;
+		double tflops;
 
-		do {
-			double tflops;
-
-			r = products_time(products, small ? 1 : LAUNCHES, &tflops);
-			if (r)
-				return r;
-			sum += tflops;
-			n++;
-		} while (bench_now_ns() - start < (uint64_t)(small ? 1 : MEASURE_MS) * 1000000);
-		sum /= n;
-		if (write(1, &sum, sizeof sum) != sizeof sum)
+		r = products_rate(products, small ? 1 : MEASURE_MS, &tflops);
+		if (r)
+			return r;
+		if (write(1, &tflops, sizeof tflops) != sizeof tflops)
 			break;
 	}
 	return 0;
@@ -111,15 +102,15 @@ static int put_meanwhile(const struct setting *s, const struct child *child, str
 {
 	const uint8_t classes[SETTING_CHUNK] = {0};
 	const struct codec_options options = {.transform = s->t, .classes = classes};
-	const uint32_t n = s->n_chunks < 8 ? s->n_chunks : 8;
-	struct codec_chunk chunks[8];
-	struct device_encode encode[8];
+	struct codec_chunk chunks[DEVICE_BATCH_MAX];
+	struct device_encode encode[DEVICE_BATCH_MAX];
+	const uint32_t n = s->n_chunks;
 	struct device_codec *c;
 	int least = 0, most, r;
 
 	r = device_status(device_driver(s->device)->cuCtxGetStreamPriorityRange(&least, &most));
 	if (!r)
-		r = device_codec_new(s->device, (uint64_t)1 << 30, least, &c);
+		r = device_codec_new(s->device, DEVICE_SCRATCH_BYTES, least, &c);
 	if (r)
 		return r;
 	for (uint32_t i = 0; i < n; i++)

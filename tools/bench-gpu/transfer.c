@@ -7,7 +7,7 @@
 #include "tools/bench.h"
 
 /* Chunks encoded together: as many as the daemon puts together. */
-enum { PUT_BATCH = 16 };
+enum { PUT_BATCH = 32 };
 
 /* Device memory for images: taken from the front, given back all at once. */
 struct room {
@@ -166,7 +166,7 @@ int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *
 		x->chunks[i] = setting_chunk(s, i);
 		x->encode[i] = (struct device_encode){.chunk = &x->chunks[i], .options = &x->options};
 	}
-	r = device_codec_new(s->device, (uint64_t)2 << 30, 0, &x->c);
+	r = device_codec_new(s->device, DEVICE_SCRATCH_BYTES, 0, &x->c);
 	x->room.size = s->bytes / 4 + (1 << 20);
 	if (!r)
 		r = device_status(x->c->driver->cuMemAlloc(&x->room.base, x->room.size));

@@ -8,7 +8,7 @@
 #include "runtime/daemon/worker.h"
 #include "runtime/stats/board.h"
 
-enum { BATCH_MAX = 16, IDLE_MS = 5000 };
+enum { BATCH_MAX = 32, IDLE_MS = 5000 };
 
 /* A codec, and the batch that it works on when it encodes. */
 struct coder {

@@ -17,7 +17,6 @@ enum {
 	IMPORTS_MAX = 4096, /* allocations */
 	POOL_END_MS = 1000,
 	CODERS = 2, /* one works while the other's results are looked at */
-	CODER_SCRATCH_BYTES = 512 << 20,
 };
 
 static void pool_is_there(void *arg, int status, uint64_t size_bytes)
@@ -49,7 +48,7 @@ static int set_up(
 	if (!r)
 		r = device_pool_new(g->device, g->lanes, &g->pool);
 	if (!r)
-		r = coders_new(g->device, CODERS, CODER_SCRATCH_BYTES, &g->coders);
+		r = coders_new(g->device, CODERS, DEVICE_SCRATCH_BYTES, &g->coders);
 	if (r || !c->device_pool)
 		return r;
 	/* Engines may come before it is there: they are served without. */
