@@ -217,14 +217,15 @@ static void sum_up(struct assembly *a, CUdeviceptr at, struct image_stream *s)
 	a->sums[a->n_ranges++] = &s->checksum;
 }
 
-/* An image where it may stay, or in scratch memory, and its place in pinned memory. -ENOSPC with no place
- * there: the range ends before this chunk. */
+/* An image where it may stay, or in scratch memory, and its place in pinned memory. -ENOSPC: no place (bytes
+ * is NULL then), or a stream that was too long. */
 static int add_image(struct device_encoder *e, const struct range *w, uint32_t number,
 	const struct device_room *room, struct assembly *a)
 {
 	struct device_encode *out = &e->batch[number];
 	struct device_codec *c = e->codec;
 	struct image *image = out->image = make_image(e, number);
+	uint8_t *bytes;
 	CUdeviceptr at;
 	int r;
 
@@ -233,14 +234,15 @@ static int add_image(struct device_encoder *e, const struct range *w, uint32_t n
 	r = place(e, w, number, image);
 	if (r)
 		return r;
-	a->bytes[number] = pinned_take(c, image->len_bytes + 1);
-	if (!a->bytes[number])
+	bytes = pinned_take(c, image->len_bytes + 1);
+	if (!bytes)
 		return -ENOSPC;
 	if (!room || room->alloc(room->arg, image->len_bytes + 1, &out->image_at))
 		out->image_at = 0;
 	at = out->image_at ? out->image_at : arena_take(&c->arena, image->len_bytes + 1);
 	if (!at)
 		return -ENOSPC;
+	a->bytes[number] = bytes;
 	out->bytes_at = at;
 	for (uint32_t i = 0; i < w->n_streams; i++) {
 		const struct codec_device_stream *s = &w->streams[i];
