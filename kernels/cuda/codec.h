@@ -9,6 +9,12 @@
  * that are none fill up the last tile. Basis, mean and weights are stored in that order, so nothing else
  * knows of it.
  *
+ * Operands: what is multiplied lies in rows of CODEC_ROW f16, 128 bytes, the eight pieces of sixteen bytes of
+ * row r at places p ^ r % 8: as tensor cores want a tile's rows in shared memory, so a tile is copied there
+ * as it lies. Features: tiles of CODEC_TILE tokens, of each all tiles of columns. Basis: CODEC_ROW columns of
+ * all components, then the next; so it serves both products. Values: CODEC_ROW tokens of all rows, then the
+ * next.
+ *
  * Numbers: what tensor cores multiply is f16, sums are f32. A basis row's entries are multiplied by
  * 2^CODEC_BASIS_SHIFT, so that none that matters is subnormal. Coefficients go into the inverse product in
  * steps, as the sum of two f16 where a component is so wide that one would round by more than a hundredth of
@@ -28,9 +34,16 @@
 #include "kernels/kernels.h"
 #include "kernels/levels.h"
 
+#ifdef __CUDACC__
+#define CODEC_FN static __host__ __device__ inline
+#else
+#define CODEC_FN static inline
+#endif
+
 enum {
 	CODEC_TILE = 128,
-	CODEC_DEPTH = 64,        /* of a tile: what is multiplied at a time */
+	CODEC_ROW = 64,
+	CODEC_DEPTH = CODEC_ROW, /* of a tile: what is multiplied at a time */
 	CODEC_TOKENS_MAX = 1024, /* of a chunk */
 	CODEC_CLASSES = 3,       /* that are coded, as in runtime/codec */
 	CODEC_RUNGS_MAX = 16,
@@ -40,7 +53,8 @@ enum {
 	CODEC_NO_LAYER = 0xffff,
 	CODEC_THREADS = 256,
 	CODEC_STAGES = 3, /* pairs of tiles: one in work, the others on their way */
-	CODEC_PRODUCT_SHARED = CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2, /* dynamic, of either product */
+	CODEC_PRODUCT_SHARED =
+		CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2, /* dynamic, of either product */
 };
 
 #define CODEC_PRODUCT_NOISE 0x1p-9f
@@ -53,15 +67,48 @@ enum codec_rotation {
 };
 
 /* Eight features from feature `dim` of a head on; layer counts from the part's first, CODEC_NO_LAYER: none.
- */
+ * Sixteen bytes, to be loaded at once. */
 struct codec_octet {
 	uint16_t layer, head, dim;
 	uint16_t angle; /* of the rotation's table: of the first feature */
 	uint16_t rotation;
+	uint16_t unused[3];
 };
 
+/* Where element `at` of an operand's row r stands, counted from the start of a row 0. */
+CODEC_FN size_t codec_in_rows(size_t row, uint32_t at)
+{
+	return row * CODEC_ROW + ((at / 8 ^ (row & 7)) * 8 | (at & 7));
+}
+
+/* Rows of a basis: zero from n_components on. */
+CODEC_FN uint32_t codec_basis_rows(uint32_t n_components)
+{
+	return (n_components + CODEC_TILE - 1) / CODEC_TILE * CODEC_TILE;
+}
+
+CODEC_FN size_t codec_basis_at(uint32_t component, uint32_t column, uint32_t n_components)
+{
+	return codec_in_rows((size_t)(column / CODEC_ROW) * codec_basis_rows(n_components) + component,
+		column % CODEC_ROW);
+}
+
+CODEC_FN size_t codec_feature_at(uint32_t token, uint32_t column, uint32_t n_columns)
+{
+	const size_t tile = (size_t)(token / CODEC_TILE) * (n_columns / CODEC_ROW) + column / CODEC_ROW;
+
+	return codec_in_rows(tile * CODEC_TILE + token % CODEC_TILE, column % CODEC_ROW);
+}
+
+/* Rows of values: whole steps of the product's, zero behind the last component, and the same of the second
+ * rows of wide components. */
+CODEC_FN uint32_t codec_value_rows(uint32_t n)
+{
+	return (n + CODEC_ROW - 1) / CODEC_ROW * CODEC_ROW;
+}
+
 struct codec_device_part {
-	const uint16_t *basis;            /* [n_components, n_columns] f16 */
+	const uint16_t *basis;            /* [n_columns / CODEC_ROW, codec_basis_rows, CODEC_ROW] f16 */
 	const float *mean, *weight;       /* [n_columns] */
 	const float *inverse;             /* [n_columns] one over weight */
 	const struct codec_octet *octets; /* [n_columns / 8] */
@@ -94,18 +141,25 @@ struct codec_device_chunk {
 struct codec_device_block {
 	uint32_t part, chunk;
 	uint32_t k;      /* components in work: of the finest rung there is */
-	uint32_t k_wide; /* decoding: of these so many have a second row, behind the others */
+	uint32_t k_wide; /* decoding: of these so many have a second row, behind codec_value_rows(k) others */
 	uint32_t stride; /* tokens, or columns of tokens: a multiple of CODEC_TILE */
 	/* Encoding. */
-	uint16_t *x;          /* [stride, n_columns] f16 */
+	uint16_t *x;          /* [stride / CODEC_TILE, n_columns / CODEC_ROW, CODEC_TILE, CODEC_ROW] f16 */
 	float *energy, *norm; /* [stride] of w (x - m), of w x */
 	float *c;             /* [k, stride] f32 */
 	uint32_t *decisions;  /* [k / 8, rounded up, stride] */
 	int16_t *codes;       /* [k, stride] */
 	float *lost, *kept;   /* [stride] */
 	/* Decoding. */
-	uint16_t *values; /* [k + k_wide, stride] f16, in steps */
+	uint16_t *values; /* [stride / CODEC_ROW, value rows of k and of k_wide, CODEC_ROW] f16, in steps */
 };
+
+CODEC_FN size_t codec_value_at(const struct codec_device_block *block, uint32_t row, uint32_t token)
+{
+	const size_t rows = codec_value_rows(block->k) + codec_value_rows(block->k_wide);
+
+	return codec_in_rows(token / CODEC_ROW * rows + row, token % CODEC_ROW);
+}
 
 /* A section of levels in a frame. */
 struct codec_device_stream {

@@ -61,11 +61,12 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_convert(const 
 		return;
 	for (uint32_t pair = lane; pair < part->n_columns / 16; pair += 32) {
 		const struct codec_octet *o = &part->octets[2 * pair];
-		uint4 *out = (uint4 *)(block->x + (size_t)token * part->n_columns + 16 * pair);
+		uint4 *out[2] = {(uint4 *)(block->x + codec_feature_at(token, 16 * pair, part->n_columns)),
+			(uint4 *)(block->x + codec_feature_at(token, 16 * pair + 8, part->n_columns))};
 		float x[2][8] = {{0}, {0}};
 
 		if (token >= chunk->n_tokens) {
-			out[0] = out[1] = make_uint4(0, 0, 0, 0);
+			*out[0] = *out[1] = make_uint4(0, 0, 0, 0);
 			continue;
 		}
 		for (int i = 0; i < 2; i++)
@@ -78,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_convert(const 
 			chunk->sin[part->plane] + (size_t)token * part->half, part->inverse_square, x[0],
 			x[1]);
 		for (int i = 0; i < 2; i++)
-			out[i] = octet_finish(part, 16 * pair + 8 * i, x[i], &energy, &norm, &fits);
+			*out[i] = octet_finish(part, 16 * pair + 8 * i, x[i], &energy, &norm, &fits);
 	}
 	for (int step = 16; step > 0; step /= 2) {
 		energy += __shfl_xor_sync(0xffffffffu, energy, step);

@@ -23,24 +23,21 @@
 enum {
 	TILE_HALVES = CODEC_TILE * CODEC_DEPTH, /* f16 of one operand's tile */
 	STAGE_HALVES = 2 * TILE_HALVES,
-	ROW_HALVES = 64,                 /* of shared memory: 128 bytes, eight pieces */
 	GROUP_BYTES = 8 * 128,           /* eight rows */
-	BLOCK_BYTES = CODEC_DEPTH * 128, /* across: 64 columns of all rows */
+	BLOCK_BYTES = CODEC_DEPTH * 128, /* across: CODEC_ROW columns of all rows */
 };
 
-static_assert((int)CODEC_DEPTH == (int)ROW_HALVES, "a row along the sum is a row of shared memory");
-
-/* An operand's tile in shared memory, as simt_matrix_at has it: neither copies nor fragment loads meet in a
- * bank. Along: CODEC_TILE rows of eight pieces along the sum. Across: CODEC_DEPTH rows across it, of sixteen
- * pieces, the first eight of all rows before the others. */
+/* An operand's tile in shared memory is as codec.h has it in memory, which is as simt_matrix_at wants it, and
+ * neither copies nor fragment loads meet in a bank. Along: CODEC_TILE rows along the sum. Across: CODEC_DEPTH
+ * rows across it, their first CODEC_ROW elements, then those of the others. In pieces of sixteen bytes: */
 __device__ static inline uint32_t piece_along(uint32_t row, uint32_t piece)
 {
-	return row * ROW_HALVES + (piece ^ (row & 7)) * 8;
+	return (uint32_t)codec_in_rows(row, 8 * piece);
 }
 
 __device__ static inline uint32_t piece_across(uint32_t row, uint32_t piece)
 {
-	return piece / 8 * (BLOCK_BYTES / 2) + row * ROW_HALVES + (piece % 8 ^ (row & 7)) * 8;
+	return (uint32_t)codec_in_rows(piece / 8 * CODEC_DEPTH + row, 8 * (piece % 8));
 }
 
 /* A warp's sums: I x J fragments of 16 x 8, from row0 and column0 of the tile on. Of a fragment a lane has
@@ -155,28 +152,30 @@ struct by_warpgroup {
 
 	template <bool ACROSS> __device__ static void add(sums *s, const uint16_t *a, const uint16_t *b)
 	{
-		const uint32_t group = threadIdx.x / 128;
+		const uint32_t group =
+			threadIdx.x / 128 * 64 * 128; /* either way: 64 of rows, or of columns */
+		const simt_matrix left =
+			simt_matrix_on(simt_matrix_at(a, GROUP_BYTES, ACROSS ? BLOCK_BYTES : 16), group);
+		const simt_matrix right = simt_matrix_at(b, GROUP_BYTES, ACROSS ? BLOCK_BYTES : 16);
 
 		simt_products_begin();
 		SIMT_UNROLL
-		for (uint32_t k = 0; k < CODEC_DEPTH; k += 16)
-			if (ACROSS)
-				simt_products_add<true>(s->d[0],
-					simt_matrix_at(
-						a + piece_across(k, 8 * group), GROUP_BYTES, BLOCK_BYTES),
-					simt_matrix_at(b + piece_across(k, 0), GROUP_BYTES, BLOCK_BYTES));
-			else
-				/* A place within a row: pieces are exchanged by address. */
-				simt_products_add<false>(s->d[0],
-					simt_matrix_at(a + 64 * group * ROW_HALVES + k, GROUP_BYTES, 16),
-					simt_matrix_at(b + k, GROUP_BYTES, 16));
+		for (uint32_t k = 0; k < CODEC_DEPTH; k += 16) {
+			/* Along, a place within a row: pieces are exchanged by address. */
+			const uint32_t on = ACROSS ? k * 128 : k * 2;
+
+			simt_products_add<ACROSS>(
+				s->d[0], simt_matrix_on(left, on), simt_matrix_on(right, on));
+		}
 		simt_products_commit();
 	}
 };
 
+static_assert((int)BLOCK_BYTES == 64 * 128, "across, a warpgroup's columns are one block");
+
 /* ---- either way */
 
-/* All steps along the sum: load(stage, k) starts the copies of both operands' tiles at k into a stage. Each
+/* All steps along the sum: load(stage, step) starts the copies of both operands' tiles into a stage. Each
  * step waits for its own stage alone, and starts the one that the step before has done with: one barrier a
  * step. active: whether this warp's rows are wanted; the same for a warpgroup. */
 template <class WAY, bool ACROSS, class LOAD>
@@ -187,7 +186,7 @@ __device__ static inline void multiply(
 	SIMT_UNROLL
 	for (uint32_t i = 0; i < CODEC_STAGES - 1; i++) {
 		if (i < n_steps)
-			load(shared + i * STAGE_HALVES, i * CODEC_DEPTH);
+			load(shared + i * STAGE_HALVES, i);
 		simt_copy_commit();
 	}
 	for (uint32_t i = 0, stage = 0, next = CODEC_STAGES - 1; i < n_steps; i++) {
@@ -199,7 +198,7 @@ __device__ static inline void multiply(
 		if (active)
 			WAY::template add<ACROSS>(s, a, a + TILE_HALVES);
 		if (i + CODEC_STAGES - 1 < n_steps)
-			load(shared + next * STAGE_HALVES, (i + CODEC_STAGES - 1) * CODEC_DEPTH);
+			load(shared + next * STAGE_HALVES, i + CODEC_STAGES - 1);
 		simt_copy_commit();
 		stage = stage + 1 == CODEC_STAGES ? 0 : stage + 1;
 		next = next + 1 == CODEC_STAGES ? 0 : next + 1;
@@ -207,28 +206,17 @@ __device__ static inline void multiply(
 	WAY::finish(s);
 }
 
-__device__ static inline void copy_or_zero(uint16_t *to, const uint16_t *from, bool copy)
+/* So many pieces that lie together, to where they lie together. */
+template <uint32_t N> __device__ static inline void copy_pieces(uint16_t *to, const uint16_t *from)
 {
-	if (copy)
-		simt_copy16(to, from);
-	else
-		*(uint4 *)to = make_uint4(0, 0, 0, 0);
+	to += 8 * threadIdx.x;
+	from += 8 * threadIdx.x;
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < N; i += CODEC_THREADS)
+		simt_copy16(to + 8 * i, from + 8 * i);
 }
 
 /* ---- project */
-
-/* Rows [first, first + CODEC_TILE) of a matrix with n rows, columns [k, k + CODEC_DEPTH). */
-__device__ static inline void load_along(
-	uint16_t *tile, const uint16_t *from, uint32_t stride, uint32_t first, uint32_t n, uint32_t k)
-{
-	const uint32_t row = threadIdx.x / 8, piece = threadIdx.x % 8;
-
-	from += (size_t)(first + row) * stride + k + 8 * piece;
-	tile += piece_along(row, piece);
-	SIMT_UNROLL
-	for (uint32_t i = 0; i < CODEC_TILE; i += CODEC_THREADS / 8)
-		copy_or_zero(tile + i * ROW_HALVES, from + (size_t)i * stride, first + row + i < n);
-}
 
 template <class WAY>
 __device__ static inline void project(const struct codec_project_args &a, uint16_t *shared)
@@ -238,15 +226,18 @@ __device__ static inline void project(const struct codec_project_args &a, uint16
 	const uint32_t lane = threadIdx.x % 32;
 	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
 	const uint32_t k = block->k, stride = block->stride, n_columns = part->n_columns;
-	const uint16_t *basis = part->basis, *x = block->x;
+	const size_t basis_rows = codec_basis_rows(part->n_components);
+	const uint16_t *basis, *x;
 	typename WAY::sums s;
 
 	if (row0 >= k || column0 >= stride)
 		return;
+	basis = part->basis + row0 * CODEC_ROW;
+	x = block->x + (size_t)column0 * n_columns;
 	multiply<WAY, false>(&s, shared, n_columns / CODEC_DEPTH, row0 + threadIdx.x / 128 * 64 < k,
-		[&](uint16_t *stage, uint32_t at) {
-			load_along(stage, basis, n_columns, row0, k, at);
-			load_along(stage + TILE_HALVES, x, n_columns, column0, stride, at);
+		[&](uint16_t *stage, uint32_t step) {
+			copy_pieces<CODEC_TILE * 8>(stage, basis + step * basis_rows * CODEC_ROW);
+			copy_pieces<CODEC_TILE * 8>(stage + TILE_HALVES, x + (size_t)step * TILE_HALVES);
 		});
 	SIMT_UNROLL
 	for (uint32_t i = 0; i < WAY::sums::ROWS; i++)
@@ -278,24 +269,6 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS, 2)
 
 /* ---- reconstruct */
 
-/* Rows [k, k + CODEC_DEPTH) of a matrix, columns [first, first + CODEC_TILE); rows from n on are zero, and
- * those from wrap on are the first ones again. */
-__device__ static inline void load_across(uint16_t *tile, const uint16_t *from, uint32_t stride,
-	uint32_t first, uint32_t n, uint32_t wrap, uint32_t k)
-{
-	const uint32_t piece = threadIdx.x % 16;
-
-	from += first + 8 * piece;
-	k += threadIdx.x / 16;
-	tile += piece_across(threadIdx.x / 16, piece);
-	SIMT_UNROLL
-	for (uint32_t i = 0; i < CODEC_DEPTH; i += CODEC_THREADS / 16) {
-		const uint32_t at = k + i < wrap ? k + i : k + i - wrap;
-
-		copy_or_zero(tile + i * ROW_HALVES, from + (size_t)at * stride, k + i < n);
-	}
-}
-
 /* Of which class a column's token is. */
 __device__ static inline uint32_t column_rung(const struct codec_device_chunk *chunk, uint32_t column)
 {
@@ -304,7 +277,15 @@ __device__ static inline uint32_t column_rung(const struct codec_device_chunk *c
 	return chunk->rung[column < salient ? 0 : column < redundant ? 1 : 2];
 }
 
-/* Where a lane stores: one token's place in blocks, and its angles. */
+__device__ static inline struct codec_octet octet_load_one(const struct codec_octet *from)
+{
+	const uint4 v = *(const uint4 *)from;
+
+	return {(uint16_t)v.x, (uint16_t)(v.x >> 16), (uint16_t)v.y, (uint16_t)(v.y >> 16), (uint16_t)v.z,
+		{}};
+}
+
+/* One token of a tile: its place in blocks, its angles, what a step is. */
 struct token_place {
 	const float *cos_, *sin_;
 	uint32_t block, in_block;
@@ -318,9 +299,7 @@ __device__ static inline void token_find(struct token_place *t, const struct cod
 	uint32_t token, at;
 
 	t->wanted = row < chunk->n_coded;
-	if (!t->wanted)
-		return;
-	token = chunk->tokens[row];
+	token = t->wanted ? chunk->tokens[row] : 0;
 	at = chunk->run.offset + token;
 	t->block = chunk->run.blocks[at / chunk->run.block_tokens];
 	t->in_block = at % chunk->run.block_tokens;
@@ -329,37 +308,52 @@ __device__ static inline void token_find(struct token_place *t, const struct cod
 	t->scale = part->step[column_rung(chunk, row)] / (1 << CODEC_BASIS_SHIFT);
 }
 
-/* Where an octet begins in the pages. */
-__device__ static inline uint8_t *place_of(const struct token_place *t,
-	const struct codec_device_chunk *chunk, const struct codec_device_part *part,
-	const struct codec_octet *o, uint32_t element_bytes)
-{
-	const struct kv_pages *pages =
-		&chunk->pages[(part->first_layer + o->layer) * chunk->n_planes + part->plane];
+/* An octet in the pages of any token. */
+struct octet_place {
+	uint8_t *base;
+	uint64_t block_stride, token_stride;
+	bool wanted;
+};
 
-	return pages->base + t->block * pages->block_stride + t->in_block * pages->token_stride +
-	       o->head * pages->head_stride + o->dim * element_bytes;
+__device__ static inline void octet_find(struct octet_place *p, const struct codec_device_chunk *chunk,
+	const struct codec_device_part *part, const struct codec_octet *at, uint32_t element_bytes)
+{
+	const struct codec_octet o = octet_load_one(at);
+	const struct kv_pages *pages;
+
+	p->wanted = o.layer != CODEC_NO_LAYER;
+	pages = &chunk->pages[(part->first_layer + (p->wanted ? o.layer : 0)) * chunk->n_planes +
+			      part->plane];
+	p->base = pages->base + o.head * pages->head_stride + o.dim * element_bytes;
+	p->block_stride = pages->block_stride;
+	p->token_stride = pages->token_stride;
+}
+
+__device__ static inline uint8_t *octet_of(const struct octet_place *p, const struct token_place *t)
+{
+	return p->base + t->block * p->block_stride + t->in_block * p->token_stride;
 }
 
 /* A lane's two features of two octets side by side, from sums to what is stored. */
-__device__ static inline void finish_pair(const struct codec_octet *o, const struct token_place *t,
-	const float2 inverse[2], const float2 mean[2], uint32_t pair, float a[2], float b[2])
+__device__ static inline void finish_pair(const struct codec_octet *first, const struct codec_octet *second,
+	const struct token_place *t, const float2 inverse[2], const float2 mean[2], uint32_t pair, float a[2],
+	float b[2])
 {
-	a[0] = a[0] * t->scale * inverse[0].x + mean[0].x;
-	a[1] = a[1] * t->scale * inverse[0].y + mean[0].y;
-	b[0] = b[0] * t->scale * inverse[1].x + mean[1].x;
-	b[1] = b[1] * t->scale * inverse[1].y + mean[1].y;
-	if (o[0].rotation == CODEC_PAIR_LOW) {
-		const float2 c = *(const float2 *)(t->cos_ + o[0].angle + 2 * pair),
-			     s = *(const float2 *)(t->sin_ + o[0].angle + 2 * pair);
+	a[0] = fmaf(a[0], t->scale * inverse[0].x, mean[0].x);
+	a[1] = fmaf(a[1], t->scale * inverse[0].y, mean[0].y);
+	b[0] = fmaf(b[0], t->scale * inverse[1].x, mean[1].x);
+	b[1] = fmaf(b[1], t->scale * inverse[1].y, mean[1].y);
+	if (first->rotation == CODEC_PAIR_LOW) {
+		const float2 c = *(const float2 *)(t->cos_ + first->angle + 2 * pair),
+			     s = *(const float2 *)(t->sin_ + first->angle + 2 * pair);
 
 		rope_rotate(&a[0], &b[0], c.x, s.x);
 		rope_rotate(&a[1], &b[1], c.y, s.y);
 	}
-	if (o[0].rotation == CODEC_INTERLEAVED)
-		rope_rotate(&a[0], &a[1], t->cos_[o[0].angle + pair], t->sin_[o[0].angle + pair]);
-	if (o[1].rotation == CODEC_INTERLEAVED)
-		rope_rotate(&b[0], &b[1], t->cos_[o[1].angle + pair], t->sin_[o[1].angle + pair]);
+	if (first->rotation == CODEC_INTERLEAVED)
+		rope_rotate(&a[0], &a[1], t->cos_[first->angle + pair], t->sin_[first->angle + pair]);
+	if (second->rotation == CODEC_INTERLEAVED)
+		rope_rotate(&b[0], &b[1], t->cos_[second->angle + pair], t->sin_[second->angle + pair]);
 }
 
 /* Four lanes have two elements each of four octets, in w[octet]: afterwards each has one octet, its own
@@ -386,9 +380,18 @@ __device__ static inline void exchange(uint32_t w[4])
 		w[1] = a, w[3] = b;
 }
 
+/* Two elements in sixteen bits each; what is too large becomes the largest. */
+template <uint32_t DTYPE> __device__ static inline uint32_t pack(const float x[2])
+{
+	const float most = DTYPE == DTYPE_BF16 ? BF16_MAX : F16_MAX;
+	const float lo = fminf(fmaxf(x[0], -most), most), hi = fminf(fmaxf(x[1], -most), most);
+
+	return DTYPE == DTYPE_BF16 ? simt_bfloat2(lo, hi) : simt_half2(lo, hi);
+}
+
 /* Sums of one warp to the pages: four octets at a time, of which each lane stores one, or in f32 a quarter of
  * each. */
-template <class WAY>
+template <class WAY, uint32_t DTYPE>
 __device__ static inline void store_sums(typename WAY::sums *s, const struct codec_device_part *part,
 	const struct codec_device_chunk *chunk, uint32_t row0, uint32_t column0)
 {
@@ -410,6 +413,8 @@ __device__ static inline void store_sums(typename WAY::sums *s, const struct cod
 
 			SIMT_UNROLL
 			for (uint32_t n = 0; n < 4; n += 2) {
+				const struct codec_octet first = octet_load_one(o + n),
+							 second = octet_load_one(o + n + 1);
 				const float2 *inverse_at =
 						     (const float2 *)(part->inverse + column + 8 * n) + pair,
 					     *mean_at = (const float2 *)(part->mean + column + 8 * n) + pair;
@@ -420,28 +425,36 @@ __device__ static inline void store_sums(typename WAY::sums *s, const struct cod
 				for (uint32_t h = 0; h < 2; h++) {
 					float *a = &s->d[i][j + n][2 * h], *b = &s->d[i][j + n + 1][2 * h];
 
-					if (t[h].wanted)
-						finish_pair(o + n, &t[h], inverse, mean, pair, a, b);
-					words[h][n] = half_from_float(part->dtype, a[0]) |
-						      half_from_float(part->dtype, a[1]) << 16;
-					words[h][n + 1] = half_from_float(part->dtype, b[0]) |
-							  half_from_float(part->dtype, b[1]) << 16;
+					finish_pair(&first, &second, &t[h], inverse, mean, pair, a, b);
+					if (DTYPE != DTYPE_F32) {
+						words[h][n] = pack<DTYPE>(a);
+						words[h][n + 1] = pack<DTYPE>(b);
+					}
 				}
 			}
+			if (DTYPE == DTYPE_F32) {
+				SIMT_UNROLL
+				for (uint32_t n = 0; n < 4; n++) {
+					struct octet_place p;
+
+					octet_find(&p, chunk, part, o + n, 4);
+					SIMT_UNROLL
+					for (uint32_t h = 0; h < 2; h++)
+						if (t[h].wanted && p.wanted)
+							((float2 *)octet_of(&p, &t[h]))[pair] =
+								make_float2(s->d[i][j + n][2 * h],
+									s->d[i][j + n][2 * h + 1]);
+				}
+				continue;
+			}
+			struct octet_place p;
+
+			octet_find(&p, chunk, part, o + pair, 2);
 			SIMT_UNROLL
 			for (uint32_t h = 0; h < 2; h++) {
-				if (part->dtype == DTYPE_F32) {
-					SIMT_UNROLL
-					for (uint32_t n = 0; n < 4; n++)
-						if (t[h].wanted && o[n].layer != CODEC_NO_LAYER)
-							((float2 *)place_of(&t[h], chunk, part, &o[n],
-								4))[pair] = make_float2(s->d[i][j + n][2 * h],
-								s->d[i][j + n][2 * h + 1]);
-					continue;
-				}
 				exchange(words[h]);
-				if (t[h].wanted && o[pair].layer != CODEC_NO_LAYER)
-					*(uint4 *)place_of(&t[h], chunk, part, &o[pair], 2) = make_uint4(
+				if (t[h].wanted && p.wanted)
+					*(uint4 *)octet_of(&p, &t[h]) = make_uint4(
 						words[h][0], words[h][1], words[h][2], words[h][3]);
 			}
 		}
@@ -455,19 +468,33 @@ __device__ static inline void reconstruct(const struct codec_reconstruct_args &a
 	const struct codec_device_part *part = &a.parts[block->part];
 	const struct codec_device_chunk *chunk = &a.chunks[block->chunk];
 	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
-	const uint32_t k = block->k + block->k_wide, wrap = block->k, stride = block->stride,
-		       n_columns = part->n_columns;
-	const uint16_t *values = block->values, *basis = part->basis;
+	/* Second rows of wide components meet the basis from its start once more. */
+	const uint32_t n_first = codec_value_rows(block->k) / CODEC_DEPTH,
+		       n_steps = n_first + codec_value_rows(block->k_wide) / CODEC_DEPTH;
+	const size_t value_rows = n_steps * CODEC_DEPTH, basis_rows = codec_basis_rows(part->n_components);
+	const uint16_t *values, *basis;
 	typename WAY::sums s;
 
-	if (row0 >= chunk->n_coded || column0 >= n_columns)
+	if (row0 >= chunk->n_coded || column0 >= part->n_columns)
 		return;
-	multiply<WAY, true>(
-		&s, shared, (k + CODEC_DEPTH - 1) / CODEC_DEPTH, true, [&](uint16_t *stage, uint32_t at) {
-			load_across(stage, values, stride, row0, k, k, at);
-			load_across(stage + TILE_HALVES, basis, n_columns, column0, k, wrap, at);
-		});
-	store_sums<WAY>(&s, part, chunk, row0, column0);
+	values = block->values + row0 * value_rows;
+	basis = part->basis + column0 * basis_rows;
+	multiply<WAY, true>(&s, shared, n_steps, true, [&](uint16_t *stage, uint32_t step) {
+		const uint16_t *from = values + step * TILE_HALVES / 2;
+
+		copy_pieces<CODEC_DEPTH * 8>(stage, from);
+		copy_pieces<CODEC_DEPTH * 8>(stage + TILE_HALVES / 2, from + value_rows * CODEC_ROW);
+		from = basis + (step < n_first ? step : step - n_first) * (TILE_HALVES / 2);
+		copy_pieces<CODEC_DEPTH * 8>(stage + TILE_HALVES, from);
+		copy_pieces<CODEC_DEPTH * 8>(
+			stage + TILE_HALVES + TILE_HALVES / 2, from + basis_rows * CODEC_ROW);
+	});
+	if (part->dtype == DTYPE_BF16)
+		store_sums<WAY, DTYPE_BF16>(&s, part, chunk, row0, column0);
+	else if (part->dtype == DTYPE_F16)
+		store_sums<WAY, DTYPE_F16>(&s, part, chunk, row0, column0);
+	else
+		store_sums<WAY, DTYPE_F32>(&s, part, chunk, row0, column0);
 }
 
 extern "C" __global__ void __launch_bounds__(CODEC_THREADS, 2)

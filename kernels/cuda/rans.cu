@@ -101,9 +101,9 @@ __device__ static inline void put_value(
 {
 	const uint16_t high = simt_half(v);
 
-	block->values[(size_t)i * block->stride + column] = high;
+	block->values[codec_value_at(block, i, column)] = high;
 	if (i < block->k_wide)
-		block->values[(size_t)(block->k + i) * block->stride + column] =
+		block->values[codec_value_at(block, codec_value_rows(block->k) + i, column)] =
 			simt_half(v - simt_float(high));
 }
 
@@ -147,9 +147,13 @@ __device__ static inline int decode_stream(const struct codec_device_stream *str
 				put_value(block, i, stream->first + t, v);
 		}
 	}
-	for (uint32_t i = r; i < block->k; i++)
-		for (uint32_t t = lane; t < stream->n; t += 32)
+	for (uint32_t t = lane; t < stream->n; t += 32) {
+		for (uint32_t i = r; i < codec_value_rows(block->k); i++)
 			put_value(block, i, stream->first + t, 0);
+		for (uint32_t i = block->k_wide; i < codec_value_rows(block->k_wide); i++)
+			block->values[codec_value_at(
+				block, codec_value_rows(block->k) + i, stream->first + t)] = 0;
+	}
 	sound = reader.at == reader.end && (lane >= n_lanes || x == LEVELS_STATE_MIN);
 	return __all_sync(ALL, sound) ? 0 : -1;
 }

@@ -87,6 +87,12 @@ __device__ __forceinline__ simt_matrix simt_matrix_at(
 	       (uint64_t)(group_bytes >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* So many bytes on, within a row or by whole groups. */
+__device__ __forceinline__ simt_matrix simt_matrix_on(simt_matrix m, uint32_t bytes)
+{
+	return m + (bytes >> 4);
+}
+
 /* A warpgroup's sums, as operands that an instruction changes. */
 #define SIMT_SUMS_ROW(d, j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
 #define SIMT_SUMS(d)                                                                                         \
@@ -143,6 +149,14 @@ __device__ __forceinline__ uint32_t simt_half2(float lo, float hi)
 {
 	uint32_t both;
 	asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(hi), "f"(lo));
+	return both;
+}
+
+/* bf16 the same way. */
+__device__ __forceinline__ uint32_t simt_bfloat2(float lo, float hi)
+{
+	uint32_t both;
+	asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(hi), "f"(lo));
 	return both;
 }
 

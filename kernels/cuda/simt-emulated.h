@@ -432,6 +432,20 @@ static inline uint32_t simt_half2(float lo, float hi)
 	return simt_half(lo) | static_cast<uint32_t>(simt_half(hi)) << 16;
 }
 
+static inline uint32_t simt_bfloat2(float lo, float hi)
+{
+	uint32_t both = 0;
+
+	for (int i = 0; i < 2; i++) {
+		const uint32_t bits = __float_as_uint(i ? hi : lo);
+		const uint32_t rounded = (bits & 0x7fffffffu) > 0x7f800000u
+						 ? 0x7fffu
+						 : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+		both |= rounded << (16 * i);
+	}
+	return both;
+}
+
 static inline float simt_float(uint16_t h)
 {
 	const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31u,
@@ -580,6 +594,12 @@ static inline struct simt_matrix simt_matrix_at(
 	const void *shared, uint32_t group_bytes, uint32_t block_bytes)
 {
 	return {shared, group_bytes, block_bytes};
+}
+
+static inline struct simt_matrix simt_matrix_on(struct simt_matrix m, uint32_t bytes)
+{
+	m.shared = static_cast<const char *>(m.shared) + bytes;
+	return m;
 }
 
 static inline void simt_products_begin()

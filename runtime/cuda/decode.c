@@ -128,7 +128,8 @@ static int add_blocks(struct decoder *d, uint32_t *numbers, uint32_t *phase_firs
 						block->k_wide = wide;
 				}
 				block->values = (uint16_t *)arena_take(
-					&d->codec->arena, (uint64_t)(block->k + block->k_wide + 1) *
+					&d->codec->arena, (uint64_t)(codec_value_rows(block->k) +
+								     codec_value_rows(block->k_wide) + 1) *
 								  block->stride * sizeof *block->values);
 				if (!block->values)
 					return -ENOSPC;

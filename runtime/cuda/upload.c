@@ -138,13 +138,14 @@ static float *columns_of(float *to, const struct codec_octet *octets, uint32_t n
 	return to;
 }
 
-static void half_columns_of(uint16_t *to, const struct codec_octet *octets, uint32_t n_columns,
-	const struct plane *plane, const float *from)
+static void basis_row(uint16_t *to, uint32_t component, uint32_t n_components,
+	const struct codec_octet *octets, uint32_t n_columns, const struct plane *plane, const float *from)
 {
 	for (uint32_t i = 0; i < n_columns; i++) {
 		const struct codec_octet *o = &octets[i / 8];
 
-		to[i] = o->layer == CODEC_NO_LAYER
+		to[codec_basis_at(component, i, n_components)] =
+			o->layer == CODEC_NO_LAYER
 				? 0
 				: f16_from_f32(from[o->layer * plane_width(plane) + o->head * plane->dim +
 						       o->dim + i % 8] *
@@ -210,7 +211,7 @@ static void lay_part(struct layout *l, const struct geometry *g, const struct tr
 		.half = plane->rope_kind == ROPE_NONE ? 0 : plane->rope_dim / 2,
 		.inverse_square = plane->rope_kind == ROPE_NONE ? 1.0f : 1.0f / (scale * scale)};
 	octets = lay(l, n_octets * sizeof *octets, &part->octets);
-	basis = lay(l, (uint64_t)r * n_columns * sizeof *basis, &part->basis);
+	basis = lay(l, (uint64_t)codec_basis_rows(r) * n_columns * sizeof *basis, &part->basis);
 	mean = lay(l, n_columns * sizeof *mean, &part->mean);
 	weight = lay(l, n_columns * sizeof *weight, &part->weight);
 	inverse = lay(l, n_columns * sizeof *inverse, &part->inverse);
@@ -221,8 +222,7 @@ static void lay_part(struct layout *l, const struct geometry *g, const struct tr
 		return;
 	octets_lay(plane, from->n_layers, octets);
 	for (uint32_t i = 0; i < r; i++)
-		half_columns_of(basis + (size_t)i * n_columns, octets, n_columns, plane,
-			from->basis + (size_t)i * from->n_features);
+		basis_row(basis, i, r, octets, n_columns, plane, from->basis + (size_t)i * from->n_features);
 	columns_of(mean, octets, n_columns, plane, from->mean, 0);
 	columns_of(weight, octets, n_columns, plane, from->weight, 0);
 	columns_of(inverse, octets, n_columns, plane, from->inverse, 0);
