@@ -162,11 +162,14 @@ static __device__ uint64_t xxh3_short(const uint8_t *p, uint32_t len, uint64_t s
 	return xxh3_avalanche(sum + xxh3_mix16(p + len - 16, 136 - 17, seed));
 }
 
-/* ---- Longer ones: the lanes of a range together. */
+/* ---- Longer ones: the lanes of a warp together. */
+
+#define XXH3_ALL 0xffffffffu
 
 struct xxh3_lanes {
-	uint32_t mask, lane;
-	uint64_t seed; /* its sign as the even and the odd words of the secret have it */
+	uint32_t lane;  /* which sum */
+	uint32_t block; /* which of the blocks that are summed side by side */
+	uint64_t seed;
 };
 
 /* Word w of the secret, for this lane; w's parity is the lane's or not. */
@@ -197,30 +200,31 @@ static __device__ uint64_t xxh3_load(const uint8_t *p, const uint8_t *end)
 	return words[0] >> shift | words[1] << (64 - shift);
 }
 
-static __device__ uint64_t xxh3_accumulate(struct xxh3_lanes l, uint64_t sum, uint64_t value, uint64_t secret)
+static __device__ uint64_t xxh3_accumulate(uint64_t sum, uint64_t value, uint64_t secret)
 {
 	const uint64_t key = value ^ secret;
 
 	/* A word itself goes to the neighbour's sum. */
-	return sum + __shfl_xor_sync(l.mask, value, 1) + (uint64_t)(uint32_t)key * (uint32_t)(key >> 32);
+	return sum + __shfl_xor_sync(XXH3_ALL, value, 1) + (uint64_t)(uint32_t)key * (uint32_t)(key >> 32);
 }
 
-/* Stripes [0, n) of a block. */
+/* Stripes [0, n) of a block; wanted: not of one that there is not, whose lanes only take part. */
 static __device__ uint64_t xxh3_stripes(struct xxh3_lanes l, uint64_t sum, const uint64_t *secret,
-	const uint8_t *p, uint32_t n, const uint8_t *end)
+	const uint8_t *p, uint32_t n, const uint8_t *end, bool wanted)
 {
 	for (uint32_t first = 0; first < n; first += XXH3_AHEAD) {
 		uint64_t value[XXH3_AHEAD];
 
 #pragma unroll
 		for (uint32_t i = 0; i < XXH3_AHEAD; i++)
-			value[i] = first + i < n ? xxh3_load(p + (first + i) * XXH3_STRIPE + 8 * l.lane, end)
-						 : 0;
+			value[i] = wanted && first + i < n
+					   ? xxh3_load(p + (first + i) * XXH3_STRIPE + 8 * l.lane, end)
+					   : 0;
 #pragma unroll
 		for (uint32_t i = 0; i < XXH3_AHEAD; i++)
 			if (first + i < n)
 				sum = xxh3_accumulate(
-					l, sum, value[i], xxh3_word(secret, first + i + l.lane, l.seed));
+					sum, value[i], xxh3_word(secret, first + i + l.lane, l.seed));
 	}
 	return sum;
 }
@@ -239,39 +243,53 @@ static __device__ uint64_t xxh3_start(uint32_t lane)
 	}
 }
 
+/* After a block. */
+static __device__ uint64_t xxh3_scramble(struct xxh3_lanes l, uint64_t sum, const uint64_t *secret)
+{
+	sum ^= sum >> 47;
+	sum ^= xxh3_word(secret, XXH3_SECRET_WORDS - 8 + l.lane, l.seed);
+	return sum * XXH3_PRIME32_1;
+}
+
 static __device__ uint64_t xxh3_long(
 	struct xxh3_lanes l, const uint64_t *secret, const uint8_t *p, uint64_t len)
 {
 	const uint8_t *const end = p + len;
 	const uint64_t block_bytes = XXH3_STRIPES * XXH3_STRIPE;
+	/* The last byte is left to the last stripe, which may overlap the one before. */
+	const uint64_t n_blocks = (len - 1) / block_bytes;
 	uint64_t sum = xxh3_start(l.lane), folded, other;
 
-	/* The last byte is left to the last stripe, which may overlap the one before. */
-	for (; (uint64_t)(end - p) > block_bytes; p += block_bytes) {
-		sum = xxh3_stripes(l, sum, secret, p, XXH3_STRIPES, end);
-		sum ^= sum >> 47;
-		sum ^= xxh3_word(secret, XXH3_SECRET_WORDS - 8 + l.lane, l.seed);
-		sum *= XXH3_PRIME32_1;
+	for (uint64_t first = 0; first < n_blocks; first += 32 / XXH3_LANES) {
+		const uint64_t mine = xxh3_stripes(l, 0, secret, p + (first + l.block) * block_bytes,
+			XXH3_STRIPES, end, first + l.block < n_blocks);
+
+		for (uint32_t i = 0; i < 32 / XXH3_LANES; i++) {
+			const uint64_t of = __shfl_sync(XXH3_ALL, mine, (int)(i * XXH3_LANES + l.lane));
+
+			if (first + i < n_blocks)
+				sum = xxh3_scramble(l, sum + of, secret);
+		}
 	}
-	sum = xxh3_stripes(l, sum, secret, p, (uint32_t)((end - p - 1) / XXH3_STRIPE), end);
-	sum = xxh3_accumulate(l, sum, xxh3_load(end - XXH3_STRIPE + 8 * l.lane, end),
+	p += n_blocks * block_bytes;
+	sum = xxh3_stripes(l, sum, secret, p, (uint32_t)((end - p - 1) / XXH3_STRIPE), end, true);
+	sum = xxh3_accumulate(sum, xxh3_load(end - XXH3_STRIPE + 8 * l.lane, end),
 		xxh3_seeded_at(secret, XXH3_SECRET_WORDS * 8 - XXH3_STRIPE - 7 + 8 * l.lane, l.seed));
 	/* Even lanes fold their pair, then all are added. */
 	sum ^= xxh3_seeded_at(secret, 11 + 8 * l.lane, l.seed);
-	other = __shfl_xor_sync(l.mask, sum, 1);
+	other = __shfl_xor_sync(XXH3_ALL, sum, 1);
 	folded = l.lane % 2 ? 0 : xxh3_fold(sum, other);
 	for (uint32_t d = 2; d < XXH3_LANES; d *= 2)
-		folded += __shfl_xor_sync(l.mask, folded, (int)d);
+		folded += __shfl_xor_sync(XXH3_ALL, folded, (int)d);
 	return xxh3_avalanche(len * XXH3_PRIME64_1 + folded);
 }
 
 extern "C" __global__ void __launch_bounds__(XXH3_THREADS) xxh3_ranges(const struct xxh3_ranges_args a)
 {
 	__shared__ uint64_t secret[XXH3_SECRET_WORDS];
-	const uint32_t i = blockIdx.x * XXH3_RANGES + threadIdx.x / XXH3_LANES;
+	const uint32_t i = blockIdx.x * XXH3_RANGES + threadIdx.x / 32;
 	const struct xxh3_range range = i < a.n_ranges ? a.ranges[i] : xxh3_range{nullptr, 0, 0};
-	const struct xxh3_lanes l = {((1u << XXH3_LANES) - 1) << threadIdx.x % 32 / XXH3_LANES * XXH3_LANES,
-		threadIdx.x % XXH3_LANES, range.seed};
+	const struct xxh3_lanes l = {threadIdx.x % XXH3_LANES, threadIdx.x % 32 / XXH3_LANES, range.seed};
 	uint64_t hash = 0;
 
 	if (threadIdx.x < XXH3_SECRET_WORDS)
@@ -281,8 +299,8 @@ extern "C" __global__ void __launch_bounds__(XXH3_THREADS) xxh3_ranges(const str
 		return;
 	if (range.len > XXH3_SHORT_MAX)
 		hash = xxh3_long(l, secret, range.data, range.len);
-	else if (l.lane == 0)
+	else if (threadIdx.x % 32 == 0)
 		hash = xxh3_short(range.data, (uint32_t)range.len, range.seed);
-	if (l.lane == 0)
+	if (threadIdx.x % 32 == 0)
 		a.hashes[i] = hash;
 }

@@ -1,15 +1,16 @@
 /*
  * XXH3-64 of many byte ranges at once, the same as the xxhash library's: frames' sections are checksummed
- * with it where they lie. XXH3_LANES lanes share a range, each with one of the eight sums that XXH3 has;
- * ranges begin at any byte and have any length. The algorithm is specified by xxHash's doc/xxhash_spec.md.
+ * with it where they lie. A warp has a range, XXH3_LANES lanes a block of 1 KiB of it, each with one of the
+ * eight sums that XXH3 has: sums over a block are added to what came before, so four blocks are summed side
+ * by side, and what is left to do one after the other is a product for each. Ranges begin at any byte and
+ * have any length. The algorithm is specified by xxHash's doc/xxhash_spec.md.
  *
  * Traffic: every byte read once, 64 consecutive bytes by the lanes of a range; eight hashed bytes take a lane
  * some 12 instructions, 32 lanes 256 bytes: an SM of 4 schedulers gets through 85 bytes a cycle, 19 TB/s on
  * 132 SMs at 1.7 GHz, so memory is the floor: bytes over the device's read bandwidth, given loads enough in
- * flight. A lane has XXH3_AHEAD loads of 8 bytes in flight; 10,000 ranges have 5 MB then, more than bandwidth
- * times latency (4.8 TB/s, 0.7 us: 3.4 MB). A single range goes at 512 bytes a latency: hash many at once. A
- * range whose start is not a multiple of 8 has each word loaded twice, the second time from L1. These are
- * counts, not measurements.
+ * flight. A lane has XXH3_AHEAD loads of 8 bytes in flight; 2,000 ranges have 4 MB then, more than bandwidth
+ * times latency (4.8 TB/s, 0.7 us: 3.4 MB). A single range goes at 2 KiB a latency: hash many at once. A
+ * range whose start is not a multiple of 8 has each word loaded twice, the second time from L1.
  */
 #ifndef KERNELS_CUDA_XXH3_H
 #define KERNELS_CUDA_XXH3_H
@@ -19,8 +20,8 @@
 enum {
 	XXH3_THREADS = 128,
 	XXH3_LANES = 8,
-	XXH3_RANGES = XXH3_THREADS / XXH3_LANES, /* of a block */
-	XXH3_AHEAD = 8,                          /* loads of a lane in flight */
+	XXH3_RANGES = XXH3_THREADS / 32, /* of a block */
+	XXH3_AHEAD = 8,                  /* loads of a lane in flight */
 };
 
 /* Of a range whose start is not a multiple of 8 whole aligned words are read: up to 7 bytes before it, none

@@ -263,6 +263,23 @@ static int add_image(struct device_encoder *e, const struct range *w, uint32_t n
 	return 0;
 }
 
+/* To the host, while the sums are made. */
+static int copy_images(struct device_encoder *e, const struct range *w, const struct assembly *a)
+{
+	struct device_codec *c = e->codec;
+	int r = device_status(c->driver->cuEventRecord(c->reached, c->stream));
+
+	r = r ? r : device_status(c->driver->cuStreamWaitEvent(c->copies, c->reached, 0));
+	for (uint32_t i = w->first; !r && i < w->end; i++)
+		if (!e->batch[i].status)
+			r = device_status(c->driver->cuMemcpyDtoHAsync(
+				a->bytes[i], e->batch[i].bytes_at, e->batch[i].image->len_bytes, c->copies));
+	r = r ? r : device_status(c->driver->cuEventRecord(c->landed, c->copies));
+	if (r)
+		c->driver->cuStreamSynchronize(c->copies);
+	return r;
+}
+
 /* Everything that was added, on the device and from there to the host. */
 static int assemble(struct device_encoder *e, const struct range *w, struct assembly *a)
 {
@@ -281,6 +298,7 @@ static int assemble(struct device_encoder *e, const struct range *w, struct asse
 	if (!r && a->n_jobs)
 		r = device_codec_launch(c, DEVICE_KERNEL_codec_raw_split, a->raw_max, e->geometry->n_layers,
 			a->n_jobs, CODEC_THREADS, 0, &raw);
+	r = r ? r : copy_images(e, w, a);
 	xxh3_grid(a->n_ranges, grid);
 	if (!r && a->n_ranges)
 		r = device_codec_launch(
@@ -288,11 +306,8 @@ static int assemble(struct device_encoder *e, const struct range *w, struct asse
 	if (!r && a->n_ranges)
 		r = device_status(c->driver->cuMemcpyDtoHAsync(
 			a->hashes, a->hashes_at, a->n_ranges * sizeof *a->hashes, c->stream));
-	for (uint32_t i = w->first; !r && i < w->end; i++)
-		if (!e->batch[i].status)
-			r = device_status(c->driver->cuMemcpyDtoHAsync(
-				a->bytes[i], e->batch[i].bytes_at, e->batch[i].image->len_bytes, c->stream));
-	return r;
+	/* Whoever waits for the stream waits for the copies, too. */
+	return r ? r : device_status(c->driver->cuStreamWaitEvent(c->stream, c->landed, 0));
 }
 
 /* Ends the range before a chunk whose image does not fit beside the others'. */

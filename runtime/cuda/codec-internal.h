@@ -50,7 +50,8 @@ struct device_codec {
 	const struct device *device;
 	const struct cuda_driver *driver;
 	CUstream stream;
-	CUevent landed;
+	CUstream copies; /* to the host, beside what is still at work */
+	CUevent landed, reached;
 	uint64_t scratch_max;
 	struct arena arena;
 	struct post post;

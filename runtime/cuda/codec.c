@@ -24,15 +24,17 @@ int device_codec_new(
 		r = device_status(
 			c->driver->cuStreamCreateWithPriority(&c->stream, CU_STREAM_NON_BLOCKING, priority));
 	if (!r)
+		r = device_status(
+			c->driver->cuStreamCreateWithPriority(&c->copies, CU_STREAM_NON_BLOCKING, priority));
+	if (!r)
 		r = device_status(c->driver->cuEventCreate(&c->landed, CU_EVENT_DISABLE_TIMING));
-	if (r) {
-		if (c->stream)
-			device_status(c->driver->cuStreamDestroy(c->stream));
-		free(c);
-		return r;
-	}
-	*out = c;
-	return 0;
+	if (!r)
+		r = device_status(c->driver->cuEventCreate(&c->reached, CU_EVENT_DISABLE_TIMING));
+	if (r)
+		device_codec_free(c);
+	else
+		*out = c;
+	return r;
 }
 
 struct device_codec *device_codec_free(struct device_codec *c)
@@ -40,8 +42,14 @@ struct device_codec *device_codec_free(struct device_codec *c)
 	if (!c)
 		return NULL;
 	device_codec_trim(c);
-	device_status(c->driver->cuEventDestroy(c->landed));
-	device_status(c->driver->cuStreamDestroy(c->stream));
+	if (c->landed)
+		device_status(c->driver->cuEventDestroy(c->landed));
+	if (c->reached)
+		device_status(c->driver->cuEventDestroy(c->reached));
+	if (c->copies)
+		device_status(c->driver->cuStreamDestroy(c->copies));
+	if (c->stream)
+		device_status(c->driver->cuStreamDestroy(c->stream));
 	free(c);
 	return NULL;
 }
