@@ -53,6 +53,7 @@ struct config {
 	int device;              /* CONFIG_DEVICE_AUTO (default), _NONE, or the driver's ordinal of the GPU */
 	uint64_t device_pool;    /* bytes of its memory for encoded chunks; 0 (default): none */
 	uint64_t device_staging; /* bytes, at most; default 512 MiB */
+	uint32_t device_share;   /* percent of its time for encoding; default 10 */
 	uint64_t device_max_mapped; /* device_map=; engines' memory that is mapped at a time; default 1 TiB */
 	uint32_t log_level;
 	uid_t admins[CONFIG_UIDS_MAX]; /* who may give commands, beside root and the daemon's own user */

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "runtime/stats/board.h"
+
 enum {
 	POST_BYTES = 8 << 20,    /* descriptions of DEVICE_BATCH_MAX chunks */
 	PINNED_BYTES = 72 << 20, /* images on their way */
@@ -87,6 +89,11 @@ void device_codec_trim(struct device_codec *c)
 	c->pinned_size = 0;
 }
 
+uint64_t device_codec_busy_ns(const struct device_codec *c)
+{
+	return c->busy_ns;
+}
+
 CUstream device_codec_stream(const struct device_codec *c)
 {
 	return c->stream;
@@ -133,12 +140,19 @@ int device_codec_launch(struct device_codec *c, enum device_kernel k, uint32_t x
 {
 	const uint32_t grid[3] = {x, y, z};
 
+	if (!c->since_ns)
+		c->since_ns = board_now_ns();
 	return device_launch(c->device, k, grid, threads, shared_bytes, c->stream, args);
 }
 
 int device_codec_wait(struct device_codec *c)
 {
-	return device_status(c->driver->cuStreamSynchronize(c->stream));
+	const int r = device_status(c->driver->cuStreamSynchronize(c->stream));
+
+	if (c->since_ns)
+		c->busy_ns += board_now_ns() - c->since_ns;
+	c->since_ns = 0;
+	return r;
 }
 
 int device_codec_landed(struct device_codec *c, CUevent *out)

@@ -37,6 +37,9 @@ struct device_codec *device_codec_free(struct device_codec *c);
 /* Device memory held now; and giving it back. */
 uint64_t device_codec_bytes(const struct device_codec *c);
 void device_codec_trim(struct device_codec *c);
+/* How long the codec has had work on the device, by the host's clock: from a launch until it is waited for.
+ * What other processes did on the GPU meanwhile is in it. */
+uint64_t device_codec_busy_ns(const struct device_codec *c);
 /* In the order of which the calls below work: for waiting on an engine's event before, or recording one. */
 CUstream device_codec_stream(const struct device_codec *c);
 

@@ -88,9 +88,12 @@ void scene_in_process(scene_fn *fn, const struct private_daemon *d, uint32_t arg
 
 struct private_daemon scene_daemon(const char *more)
 {
-	const struct private_daemon_options options = {.no_store = 1, .daemon_lines = more};
+	char lines[1000];
+	const struct private_daemon_options options = {.no_store = 1, .daemon_lines = lines};
 	struct private_daemon d;
 
+	/* Emulated, a moment's work takes seconds. */
+	snprintf(lines, sizeof lines, "device_share = 100\n%s", more ? more : "");
 	assert_int_equal(private_daemon_start(&d, &options), 0);
 	return d;
 }

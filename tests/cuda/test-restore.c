@@ -17,6 +17,9 @@
 #include "tests/cuda/scene.h"
 #include "tests/integration/low-rank.h"
 
+/* Emulated, a moment's work takes seconds. */
+#define WHOLE_GPU "device_share = 100\n"
+
 enum { SINKS = 4, WINDOW = 128, N = 700, N_CHUNKS = 3, KIND = 1, SEQUENCES = 4 };
 
 /* Low-rank values with noise, at 16x: as in tests/integration/test-learn.c. */
@@ -202,7 +205,8 @@ static void remove_on_host(const char *socket, uint32_t sequence)
 
 static void each_reads_the_other(void **state)
 {
-	const struct private_daemon_options options = {.no_store = 1, .transform = transform_path};
+	const struct private_daemon_options options = {
+		.no_store = 1, .transform = transform_path, .daemon_lines = WHOLE_GPU};
 	struct private_daemon d;
 
 	(void)state;
@@ -272,7 +276,8 @@ static void get_by_events(const char *socket, uint32_t sequence)
 
 static void by_events(void **state)
 {
-	const struct private_daemon_options options = {.no_store = 1, .transform = transform_path};
+	const struct private_daemon_options options = {
+		.no_store = 1, .transform = transform_path, .daemon_lines = WHOLE_GPU};
 	struct private_daemon d;
 
 	(void)state;
@@ -288,7 +293,7 @@ static void by_events(void **state)
 static void from_the_pool(void **state)
 {
 	const struct private_daemon_options options = {
-		.no_store = 1, .transform = transform_path, .daemon_lines = "device_pool = 64M\n"};
+		.no_store = 1, .transform = transform_path, .daemon_lines = WHOLE_GPU "device_pool = 64M\n"};
 	struct private_daemon d;
 
 	(void)state;
@@ -319,7 +324,8 @@ static void host_instead(void **state)
 {
 	static const char *const faults[] = {"cuStreamSynchronize:2:2", "cuStreamSynchronize:3:2",
 		"cuMemcpyDtoHAsync_v2:5:2", "cuMemAlloc_v2:6:2", "cuMemHostAlloc:3:2"};
-	const struct private_daemon_options options = {.no_store = 1, .transform = transform_path};
+	const struct private_daemon_options options = {
+		.no_store = 1, .transform = transform_path, .daemon_lines = WHOLE_GPU};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {

@@ -75,7 +75,7 @@ static void every_key(void **state)
 		"   workers = 3\n"
 		"\tspin_us: 50\n"
 		"max_clients = 8\nupkeep_percent = 40\nbackend = host\ndevice = 3\ndevice_pool = "
-		"2G\ndevice_staging = 64M\n"
+		"2G\ndevice_staging = 64M\ndevice_share = 35\n"
 		"log_level = debug\n"
 		"[pool] # sizes\n"
 		"size = 3m\n"
@@ -105,6 +105,7 @@ static void every_key(void **state)
 	assert_int_equal(c.device, 3);
 	assert_int_equal(c.device_pool, 2ull << 30);
 	assert_int_equal(c.device_staging, 64 << 20);
+	assert_int_equal(c.device_share, 35);
 	assert_int_equal(c.log_level, LOG_LEVEL_DEBUG);
 	assert_int_equal(c.pool_bytes, 3 << 20);
 	assert_string_equal(c.store_dir, "/var/lib/x");

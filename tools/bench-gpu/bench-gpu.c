@@ -97,10 +97,13 @@ static void print_as_json(const struct device *d, const struct setting *s, const
 			"inflate_gbps", f->streams.inflate_gbps, "ratio", f->streams.ratio,
 			"checked_with_zlib", (int)f->streams.n_checked),
 		"neighbour",
-		json_pack("{s:f, s:f, s:f, s:f}", "alone_tflops", f->neighbour.alone_tflops, "beside_tflops",
-			f->neighbour.beside_tflops, "slower",
+		json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:i}", "alone_tflops", f->neighbour.alone_tflops,
+			"beside_tflops", f->neighbour.beside_tflops, "slower",
 			1 - f->neighbour.beside_tflops / f->neighbour.alone_tflops, "chunks_put",
-			f->neighbour.n_puts)));
+			f->neighbour.n_puts, "slower_unlimited",
+			1 - f->neighbour.beside_unlimited_tflops / f->neighbour.alone_tflops,
+			"chunks_put_unlimited", f->neighbour.n_puts_unlimited, "share_percent",
+			NEIGHBOUR_SHARE)));
 }
 
 static void print_as_text(const struct device *d, const struct setting *s, const struct figures *f)
@@ -131,8 +134,11 @@ static void print_as_text(const struct device *d, const struct setting *s, const
 	printf("deflate   %7.1f GB/s of symbols   inflate %7.1f GB/s   %u streams of %u, %u right by zlib\n",
 		f->streams.deflate_gbps, f->streams.inflate_gbps, f->streams.n_streams, f->streams.bytes_each,
 		f->streams.n_checked);
-	printf("neighbour %7.1f TFLOP/s alone   %7.1f beside %g chunks put\n", f->neighbour.alone_tflops,
-		f->neighbour.beside_tflops, f->neighbour.n_puts);
+	printf("neighbour %7.1f TFLOP/s alone   %7.1f beside %g chunks put at %d %% of the GPU's time   "
+	       "%7.1f "
+	       "beside %g at all there is\n",
+		f->neighbour.alone_tflops, f->neighbour.beside_tflops, f->neighbour.n_puts, NEIGHBOUR_SHARE,
+		f->neighbour.beside_unlimited_tflops, f->neighbour.n_puts_unlimited);
 }
 
 static int run(int ordinal, const struct setting_shape *shape, bool small, uint32_t rounds, bool json)

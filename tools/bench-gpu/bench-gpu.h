@@ -84,9 +84,13 @@ int streams_measure(const struct device *d, bool small, uint32_t rounds, struct 
 
 /* ---- neighbour.c: an engine's own work beside the codec's. */
 
+enum { NEIGHBOUR_SHARE = 10 }; /* of the GPU's time, in percent: the daemon's default */
+
 struct neighbour {
 	double alone_tflops, beside_tflops;
 	double n_puts; /* that went on meanwhile */
+	/* With no limit to what is put. */
+	double beside_unlimited_tflops, n_puts_unlimited;
 };
 
 /* Run in a process of its own, before that one has touched the driver: multiplies matrices without end and

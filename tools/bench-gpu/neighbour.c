@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "runtime/cuda/codec-internal.h"
+#include "runtime/cuda/share.h"
 #include "tools/bench-gpu/bench-gpu.h"
 #include "tools/bench.h"
 
@@ -97,15 +99,31 @@ static bool child_has_answered(const struct child *c)
 	return select(c->from + 1, &set, NULL, NULL, &none) != 0;
 }
 
+/* As the daemon's encoder begins: not before its share of the GPU lets it. False: the child has answered. */
+static bool wait_for_share(struct share *share, const struct child *child)
+{
+	while (!child_has_answered(child)) {
+		const uint64_t wait_ns = share_wait(share, bench_now_ns());
+
+		if (!wait_ns)
+			return true;
+		nanosleep(&(struct timespec){.tv_nsec = (long)(wait_ns < 1000000 ? wait_ns : 1000000)}, NULL);
+	}
+	return false;
+}
+
 /* Chunks put again and again, at the lowest priority, until the child has answered. */
-static int put_meanwhile(const struct setting *s, const struct child *child, struct neighbour *out)
+static int put_meanwhile(
+	const struct setting *s, const struct child *child, uint32_t share_percent, double *n_puts)
 {
 	const uint8_t classes[SETTING_CHUNK] = {0};
 	const struct codec_options options = {.transform = s->t, .classes = classes};
 	struct codec_chunk chunks[DEVICE_BATCH_MAX];
 	struct device_encode encode[DEVICE_BATCH_MAX];
 	const uint32_t n = s->n_chunks;
+	struct share share;
 	struct device_codec *c;
+	uint64_t busy_ns = 0;
 	int least = 0, most, r;
 
 	r = device_status(device_driver(s->device)->cuCtxGetStreamPriorityRange(&least, &most));
@@ -115,7 +133,10 @@ static int put_meanwhile(const struct setting *s, const struct child *child, str
 		return r;
 	for (uint32_t i = 0; i < n; i++)
 		chunks[i] = setting_chunk(s, i);
-	while (!r && !child_has_answered(child)) {
+	share_init(&share, share_percent, bench_now_ns());
+	/* What can be saved up is not what is measured. */
+	share_take(&share, SHARE_SAVED_NS);
+	while (!r && wait_for_share(&share, child)) {
 		for (uint32_t i = 0; i < n; i++)
 			encode[i] = (struct device_encode){.chunk = &chunks[i], .options = &options};
 		r = device_codec_encode(c, encode, n, NULL);
@@ -124,7 +145,9 @@ static int put_meanwhile(const struct setting *s, const struct child *child, str
 			free(encode[i].frame);
 			free(encode[i].image);
 		}
-		out->n_puts += n;
+		*n_puts += n;
+		share_take(&share, device_codec_busy_ns(c) - busy_ns);
+		busy_ns = device_codec_busy_ns(c);
 	}
 	device_codec_free(c);
 	return r;
@@ -145,8 +168,11 @@ int neighbour_measure(const struct setting *s, int ordinal, bool small, struct n
 	r = r ? r : child_ask(&child);
 	r = r ? r : child_answer(&child, &out->alone_tflops);
 	r = r ? r : child_ask(&child);
-	r = r ? r : put_meanwhile(s, &child, out);
+	r = r ? r : put_meanwhile(s, &child, NEIGHBOUR_SHARE, &out->n_puts);
 	r = r ? r : child_answer(&child, &out->beside_tflops);
+	r = r ? r : child_ask(&child);
+	r = r ? r : put_meanwhile(s, &child, 100, &out->n_puts_unlimited);
+	r = r ? r : child_answer(&child, &out->beside_unlimited_tflops);
 	close(child.to);
 	close(child.from);
 	waitpid(child.pid, NULL, 0);

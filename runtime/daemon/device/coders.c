@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/cuda/driver.h"
+#include "runtime/cuda/share.h"
 #include "runtime/daemon/worker.h"
 #include "runtime/stats/board.h"
 
@@ -21,6 +22,7 @@ struct coder {
 	struct coder_put *puts[BATCH_MAX];
 	size_t n;
 	struct coder_fill *fill;
+	uint64_t busy_ns; /* that the share has been told of */
 };
 
 struct coders {
@@ -33,6 +35,9 @@ struct coders {
 	struct coder_fill *fills, **fills_end;
 	size_t n_puts; /* that wait */
 	uint64_t n_chunks, n_batches, n_restored;
+	struct share share;
+	uint64_t busy_ns, n_held_back;
+	bool held_back;
 };
 
 static int start(struct coders *c, uint32_t n, uint64_t scratch_bytes)
@@ -52,7 +57,8 @@ static int start(struct coders *c, uint32_t n, uint64_t scratch_bytes)
 	return r ? r : workers_new(n, kernels_cpu(), &c->threads);
 }
 
-int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, struct coders **out)
+int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, uint32_t share_percent,
+	struct coders **out)
 {
 	struct coders *c = calloc(1, sizeof *c);
 	int r;
@@ -63,6 +69,7 @@ int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, struc
 	c->puts_end = &c->puts;
 	c->waits_end = &c->waits;
 	c->fills_end = &c->fills;
+	share_init(&c->share, share_percent, board_now_ns());
 	r = start(c, n, scratch_bytes);
 	if (r)
 		coders_free(c);
@@ -158,6 +165,17 @@ static void set_idle(struct coder *coder)
 	pump(coder->coders);
 }
 
+/* After work in the background: what it took of the GPU. */
+static void set_done(struct coder *coder)
+{
+	const uint64_t busy_ns = device_codec_busy_ns(coder->codec), took_ns = busy_ns - coder->busy_ns;
+
+	coder->busy_ns = busy_ns;
+	coder->coders->busy_ns += took_ns;
+	share_take(&coder->coders->share, took_ns);
+	set_idle(coder);
+}
+
 static void encoded(struct job *job)
 {
 	struct coder *coder = (struct coder *)job;
@@ -165,7 +183,7 @@ static void encoded(struct job *job)
 	const size_t n = coder->n;
 
 	memcpy(puts, coder->puts, sizeof puts);
-	set_idle(coder);
+	set_done(coder);
 	for (size_t i = 0; i < n; i++) {
 		puts[i]->started_ns = job->started_ns;
 		puts[i]->ended_ns = job->ended_ns;
@@ -178,7 +196,7 @@ static void filled(struct job *job)
 	struct coder *coder = (struct coder *)job;
 	struct coder_fill *f = coder->fill;
 
-	set_idle(coder);
+	set_done(coder);
 	f->done(f);
 }
 
@@ -215,6 +233,16 @@ static void take_batch(struct coders *c, struct coder *coder)
 	c->n_batches++;
 }
 
+/* Whether work in the background has to wait for its share of the GPU. */
+static bool hold_back(struct coders *c)
+{
+	const bool was = c->held_back;
+
+	c->held_back = (c->puts || c->fills) && share_wait(&c->share, board_now_ns());
+	c->n_held_back += c->held_back && !was;
+	return c->held_back;
+}
+
 /* Gives free codecs work: an engine that waits for its tokens goes first. */
 static void pump(struct coders *c)
 {
@@ -223,6 +251,8 @@ static void pump(struct coders *c)
 
 		if (coder->busy)
 			continue;
+		if (!c->waits && hold_back(c))
+			return;
 		coder->busy = coder->holds = true;
 		if (c->waits) {
 			struct coder_wait *w = c->waits;
@@ -279,6 +309,8 @@ void coders_give(struct coders *c, struct device_codec *codec, size_t n_restored
 	c->n_restored += n_restored;
 	for (uint32_t i = 0; i < c->n; i++)
 		if (c->all[i].codec == codec) {
+			/* An engine waited for this: it is not of the share. */
+			c->all[i].busy_ns = device_codec_busy_ns(codec);
 			set_idle(&c->all[i]);
 			return;
 		}
@@ -297,6 +329,10 @@ int coders_tick(struct coders *c)
 	const uint64_t now = board_now_ns();
 	int next_ms = -1;
 
+	if (c->held_back)
+		pump(c);
+	if (c->held_back)
+		next_ms = (int)(share_wait(&c->share, now) / 1000000) + 1;
 	for (uint32_t i = 0; i < c->n; i++) {
 		struct coder *coder = &c->all[i];
 		const uint64_t idle_ms = (now - coder->idle_since_ns) / 1000000;
@@ -326,7 +362,9 @@ json_t *coders_status(const struct coders *c)
 		busy += c->all[i].busy;
 		bytes += c->all[i].busy ? 0 : device_codec_bytes(c->all[i].codec);
 	}
-	return json_pack("{s:i, s:i, s:I, s:I, s:I, s:I}", "codecs", (int)c->n, "busy", (int)busy,
-		"idle_bytes", (json_int_t)bytes, "chunks", (json_int_t)c->n_chunks, "batches",
-		(json_int_t)c->n_batches, "restored", (json_int_t)c->n_restored);
+	return json_pack("{s:i, s:i, s:I, s:I, s:I, s:I, s:i, s:I, s:I}", "codecs", (int)c->n, "busy",
+		(int)busy, "idle_bytes", (json_int_t)bytes, "chunks", (json_int_t)c->n_chunks, "batches",
+		(json_int_t)c->n_batches, "restored", (json_int_t)c->n_restored, "share_percent",
+		(int)c->share.percent, "busy_ms", (json_int_t)(c->busy_ns / 1000000), "held_back",
+		(json_int_t)c->n_held_back);
 }

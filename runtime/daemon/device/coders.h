@@ -38,8 +38,10 @@ struct coder_fill {
 	struct coder_fill *next;
 };
 
-/* n codecs, each with up to scratch_bytes of device memory, at the lowest priority. -ENOMEM, -errno. */
-int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, struct coders **out);
+/* n codecs, each with up to scratch_bytes of device memory, at the lowest priority; what they do in the
+ * background, which is all but decoding, takes so much of the GPU's time. -ENOMEM, -errno. */
+int coders_new(const struct device *d, uint32_t n, uint64_t scratch_bytes, uint32_t share_percent,
+	struct coders **out);
 /* Nothing may be wanted, lent, or under way. NULL is fine. */
 struct coders *coders_free(struct coders *c);
 
@@ -54,11 +56,13 @@ void coders_want(struct coders *c, struct coder_wait *w);
 /* n_restored: chunks that were decoded with it. */
 void coders_give(struct coders *c, struct device_codec *codec, size_t n_restored);
 
-/* Has codecs that were idle for a while give their memory back. Returns when to come again, in ms; -1: not on
- * its account. */
+/* Has codecs that were idle for a while give their memory back, and goes on with what had to wait for its
+ * share of the GPU. Returns when to come again, in ms; -1: not on its account. */
 int coders_tick(struct coders *c);
 
-/* {codecs, busy, idle_bytes, chunks, batches, restored}: memory of those that are busy is not looked at. */
+/* {codecs, busy, idle_bytes, chunks, batches, restored, share_percent, busy_ms, held_back}: memory of those
+ * that are busy is not looked at; busy_ms: of the GPU's time in the background; held_back: times that work
+ * waited for its share of it. */
 json_t *coders_status(const struct coders *c);
 
 #endif
