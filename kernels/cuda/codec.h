@@ -52,6 +52,7 @@ enum {
 	CODEC_WIDE_CLASS = 24, /* from s = 64 D on a component is wide */
 	CODEC_NO_LAYER = 0xffff,
 	CODEC_THREADS = 256,
+	CODEC_OFFSET_WARPS = 4,
 	CODEC_STAGES = 3, /* pairs of tiles: one in work, the others on their way */
 	CODEC_PRODUCT_SHARED =
 		CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2, /* dynamic, of either product */
@@ -114,7 +115,7 @@ struct codec_device_part {
 	const struct codec_octet *octets; /* [n_columns / 8] */
 	const struct levels_row *rows;    /* [n_rungs, n_components] */
 	const struct levels_coder *coder; /* of its plane */
-	const float *deviation;           /* [n_components] */
+	const int8_t *classes;            /* [n_rungs, n_components] */
 	uint32_t n_columns;               /* a multiple of CODEC_TILE */
 	uint32_t n_components;
 	uint32_t plane, dtype, first_layer;
@@ -219,14 +220,15 @@ struct codec_errors_args {
 	float *errors;
 };
 
-/* ---- rans.cu: a warp for each stream. */
+/* ---- rans.cu, rans-encode.cu: grid (streams), blocks of one warp; before encoding, offsets: grid (streams,
+ * bands by CODEC_OFFSET_WARPS), a warp for each band, which leaves them at the start of the streams' rooms.
+ */
 struct codec_rans_args {
 	const struct codec_device_part *parts;
 	const struct codec_device_chunk *chunks;
 	const struct codec_device_block *blocks;
 	struct codec_device_stream *streams;
 	uint32_t n_streams;
-	uint32_t n_bands_max; /* encoding: of sixteen components, in the part with most */
 	int32_t *status; /* decoding: [n_streams] 0, or -1: not a sound stream. Encoding: bytes, or -1: no
 			    room */
 };

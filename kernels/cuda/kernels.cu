@@ -8,6 +8,7 @@
 #include "kernels/cuda/product.cu"
 #include "kernels/cuda/trellis.cu"
 #include "kernels/cuda/rans.cu"
+#include "kernels/cuda/rans-encode.cu"
 #include "kernels/cuda/raw.cu"
 
 #include "kernels/cuda/deflate.cu"

@@ -1,356 +1,366 @@
 /*
- * Levels to rANS streams and back (kernels/levels.h; the bytes are those of kernels/cpu/rans.c and
- * runtime/codec/levels.c), a warp for each stream: its lanes are the stream's. What a step takes from the
- * stream, or adds to it, is where a lane stands among those that want a word, which a ballot says.
- *
- * Decoding writes values in steps, f16, as the inverse product wants them. Traffic a level: an eighth of a
- * byte or so read, 2 written. Floor: latency. A component of 32 tokens is a chain of two look-ups, a product,
- * a ballot and a word, some 130 cycles; a chunk of 256 tokens with 600 components takes 4,800 of these one
- * after the other, and what hides them is other warps: a GET of 32 chunks has a thousand.
- *
- * Encoding reads codes twice (offsets, then symbols), 2 bytes each, and is bound by the division.
+ * rANS streams to values (kernels/cuda/rans.cuh), in steps, f16, as the inverse product wants them. Traffic a
+ * level: an eighth of a byte or so read, 2 written. Floor: latency. A step's states depend on the last step's
+ * by this chain: slot (shared memory), symbol (shared memory), product, difference, comparison, ballot, rank,
+ * word (a shuffle), insertion: by what is known of sm_90's latencies some 150 cycles, of which the loads and
+ * the shuffle are 80. Nothing else is on it: the stream's next words lie in a window in registers, for which
+ * more are always under way; values come from the table with the symbol; what depends on the component alone
+ * is found ahead; low bits and escapes are branches that all lanes take, or none. A step is 58 instructions,
+ * so that another warp or two of the scheduler's are hidden. A chunk of 256 tokens with 800 components is
+ * 6,400 steps, a million cycles.
  */
-#include "kernels/cuda/codec.h"
-#include "kernels/cuda/simt.h"
-#include "kernels/formula.h"
+#include "kernels/cuda/rans.cuh"
 
 enum {
-	OFFSETS = 2 * LEVELS_OFFSET_MAX + 1,
-	WARPS = CODEC_THREADS / 32,
 	SLOT_MASK = LEVELS_SLOTS - 1,
+	SYMBOL_SCALE = 8, /* in the slots of shared memory: a symbol's place in bytes */
+	SLOT_LOADS = 8,   /* of 16 bytes, under way at a time as a table is loaded */
 };
 
-#define ALL 0xffffffffu
+/* A stream's words on their way: from global memory by asynchronous copies, which lie READER_AHEAD pieces
+ * ahead, to a ring in shared memory, and from there, 32 at a time, to a window of 64 in registers: the next
+ * 32 in the lanes' low halves, those behind in the high ones. So no load from memory is waited for, and none
+ * takes a register: one that did would be waited for where the compiler copies it. Streams begin at any byte:
+ * copies begin at the 16 bytes' boundary before, and end with the stream. */
+enum {
+	READER_PIECE = 64, /* bytes of 32 words */
+	READER_RING = 512, /* bytes */
+	READER_AHEAD =
+		5, /* pieces asked for when a group of 32 words is read, which may need the first two */
+	READER_PENDING = 3, /* of these so many may still be under way */
+};
 
-__device__ static inline int row_class(const struct codec_device_part *part, uint32_t i, float step)
-{
-	return levels_class(part->deviation[i], step);
-}
-
-/* ---- decoding */
+static_assert(READER_RING >= (READER_AHEAD + 2) * READER_PIECE,
+	"what is asked for goes where nothing is that is still to be read");
 
 struct reader {
-	const uint8_t *at, *end;
-	uint32_t below; /* lanes below this one, as a mask */
+	const uint8_t *from; /* the boundary */
+	uint8_t *ring;
+	simt_shared ring_at;
+	uint32_t len, skip; /* bytes from `from` to the stream's end, and to its words */
+	uint32_t n_words;
+	uint32_t window;
+	uint32_t at;          /* the stream's next word, from the window's first on */
+	uint32_t groups;      /* that have been read into the window */
+	uint32_t lane, below; /* below: lanes below this one, as a mask */
 };
 
-/* Fills the state of every lane that has fallen below its range. Past the end zeros are read: the states will
- * not come out right. */
+__device__ static inline void reader_ask(const struct reader *r, uint32_t piece)
+{
+	const uint32_t at = piece * READER_PIECE + 16 * r->lane, whole = r->len / 16 * 16;
+	const uint32_t rest = whole + r->lane;
+
+	if (r->lane < READER_PIECE / 16 && at < whole)
+		simt_copy16(r->ring + at % READER_RING, r->from + at);
+	simt_copy_commit();
+	if (piece == whole / READER_PIECE && rest < r->len)
+		r->ring[rest % READER_RING] = r->from[rest];
+}
+
+/* Before a refill: afterwards 32 words can be taken. Past the end there are zeros: the states will not come
+ * out right. */
+__device__ static inline void reader_turn(struct reader *r)
+{
+	if (r->at >= 32) {
+		const uint32_t word = 32 * r->groups + r->lane, byte = r->skip + 2 * word;
+
+		simt_copy_wait<READER_PENDING>();
+		__syncwarp(ALL);
+		const uint32_t low = simt_load_byte(r->ring_at + byte % READER_RING);
+		const uint32_t high = simt_load_byte(r->ring_at + (byte + 1) % READER_RING);
+
+		reader_ask(r, r->groups + READER_AHEAD);
+		r->groups++;
+		r->at -= 32;
+		r->window = r->window >> 16 | (word < r->n_words ? low << 16 | high << 24 : 0);
+	}
+}
+
+__device__ static inline struct reader reader_begin(
+	uint8_t *ring, const uint8_t *words, const uint8_t *end, uint32_t lane)
+{
+	const uint32_t skip = (uint32_t)(reinterpret_cast<uintptr_t>(words) % 16);
+	struct reader r = {words - skip, ring, simt_shared_of(ring), (uint32_t)(end - words) + skip, skip,
+		(uint32_t)((end - words) / 2), 0, 64, 0, lane, (1u << lane) - 1};
+
+	for (uint32_t piece = 0; piece < READER_AHEAD; piece++)
+		reader_ask(&r, piece);
+	reader_turn(&r);
+	reader_turn(&r);
+	return r;
+}
+
+/* Words taken. */
+__device__ static inline uint32_t reader_taken(const struct reader *r)
+{
+	return 32 * r->groups - 64 + r->at;
+}
+
+/* Fills the state of every lane that has fallen below its range. */
 __device__ static inline uint32_t refill(struct reader *r, uint32_t x, bool active)
 {
 	const bool wants = active && x < LEVELS_STATE_MIN;
 	const uint32_t mask = __ballot_sync(ALL, wants);
-	const uint32_t left = (uint32_t)((r->end - r->at) / 2);
-	const uint32_t wanted = (uint32_t)__popc(mask);
+	const uint32_t place = r->at + (uint32_t)__popc(mask & r->below);
+	const uint32_t pair = __shfl_sync(ALL, r->window, (int)place);
 
-	if (wants) {
-		const uint32_t place = (uint32_t)__popc(mask & r->below);
-		const uint8_t *word = r->at + 2 * place;
-
-		x = x << 16 | (place < left ? (uint32_t)word[0] | (uint32_t)word[1] << 8 : 0);
-	}
-	r->at += 2 * (wanted < left ? wanted : left);
-	return x;
+	r->at += (uint32_t)__popc(mask);
+	/* x << 16 | word, or x. */
+	return __byte_perm(pair, x, !wants ? 0x7654u : place & 32u ? 0x5432u : 0x5410u);
 }
 
-/* A component's levels of 32 tokens. state: the lane's trellis. */
-__device__ static inline int decode_level(struct reader *r, const struct levels_coder *coder,
-	struct levels_row row, uint32_t *x, uint32_t state, bool active)
+/* In shared memory. */
+struct decode_table {
+	uint4 slots[LEVELS_SETS * LEVELS_SLOTS / 16]; /* symbols, times SYMBOL_SCALE, a byte each */
+	/* x: frequency; y: what comes before it in the upper half, the value in f16 in the lower one. */
+	uint2 symbols[LEVELS_SETS][LEVELS_SYMBOLS];
+	uint4 ring[READER_RING / 16]; /* the reader's */
+};
+
+static_assert(offsetof(struct levels_coder, slot) % 16 == 0, "slots are loaded 16 bytes at a time");
+static_assert(sizeof(uint2) == SYMBOL_SCALE && LEVELS_SYMBOLS * SYMBOL_SCALE <= 256,
+	"a symbol's place is a byte, and four of them are scaled together");
+
+__device__ static inline float level_value(int level, uint32_t set, const float (*bias)[2])
 {
-	const uint32_t set = state >> 1;
-	uint32_t k = 0;
-	int level = 0;
+	const float v = levels_magnitude(level, set, bias[set]);
+
+	return level < 0 ? -v : v;
+}
+
+__device__ static inline void decode_table_load(struct decode_table *to, const struct levels_coder *coder,
+	uint32_t table, uint32_t bias_table, uint32_t lane)
+{
+	const uint4 *slots = reinterpret_cast<const uint4 *>(coder->slot[table]);
+
+	__syncwarp(ALL);
+	for (uint32_t first = lane; first < LEVELS_SETS * LEVELS_SLOTS / 16; first += 32 * SLOT_LOADS) {
+		uint4 some[SLOT_LOADS];
+
+		SIMT_UNROLL
+		for (uint32_t i = 0; i < SLOT_LOADS; i++)
+			some[i] = slots[first + 32 * i];
+		SIMT_UNROLL
+		for (uint32_t i = 0; i < SLOT_LOADS; i++)
+			to->slots[first + 32 * i] = make_uint4(some[i].x * SYMBOL_SCALE,
+				some[i].y * SYMBOL_SCALE, some[i].z * SYMBOL_SCALE, some[i].w * SYMBOL_SCALE);
+	}
+	for (uint32_t set = 0; set < LEVELS_SETS; set++) {
+		const uint32_t symbol = coder->symbol[table][set][lane];
+		const float v = level_value((int)lane - LEVELS_VALUE_MAX, set, coder->bias[bias_table]);
+
+		to->symbols[set][lane] = make_uint2(symbol & 0xffff, (symbol & 0xffff0000u) | simt_half(v));
+	}
+	__syncwarp(ALL);
+}
+
+/* A stream on its way. */
+struct decoder {
+	struct reader reader;
+	simt_shared slots, symbols; /* of the table */
+	uint32_t x;
+	/* The trellis states of the lane's tokens, two bits each, of the step that is next in the lowest. A
+	 * state that is added is multiplied by `place`. */
+	uint32_t states[2], place[2];
+	uint32_t set; /* of that step: where it begins in the table's slots */
+};
+
+/* Where a component's levels go, f16, elements of a block's values: of its row, and of its second row, or 0,
+ * from the last row on whose number is a multiple of eight. */
+struct values {
+	uint16_t *to;
+	uint32_t high, low;
+	uint32_t row, tile; /* the row's number from there on; elements from CODEC_ROW tokens to the next */
+	const float (*bias)[2];
+	uint32_t shift;
+};
+
+/* The element of a token's column there. */
+__device__ static inline uint32_t value_at(const struct values *v, uint32_t column)
+{
+	return column / CODEC_ROW * v->tile + (uint32_t)codec_in_rows(v->row, column % CODEC_ROW);
+}
+
+/* The trellis after a level; states: before it. */
+__device__ static inline void decoder_advance(struct decoder *d, const uint32_t states[2], int level)
+{
+	const uint32_t next = levels_next(states[0] & 3, (unsigned)level & 1u);
+
+	d->states[0] = __funnelshift_r(states[0], states[1], 2) + next * d->place[0];
+	d->states[1] = (states[1] >> 2) + next * d->place[1];
+	d->set = (d->states[0] >> 1 & 1u) * LEVELS_SLOTS;
+}
+
+__device__ static inline int decode_escape(uint32_t *x)
+{
+	const int level = (int16_t)(*x & 0xffff);
+
+	*x >>= LEVELS_ESCAPE_BITS;
+	return level > LEVELS_MAX ? (int)LEVELS_MAX : level < -LEVELS_MAX ? -LEVELS_MAX : level;
+}
+
+/* One component's levels of 32 tokens. plain: no low bits, no second row. whole: every lane has a token.
+ * Instructions go out in order, so what is not in the chain stands where the chain waits: looking for new
+ * words while the slot is loaded, value and trellis before the refill, and again where there was an escape.
+ */
+template <bool plain, bool whole>
+__device__ static inline void decode_step(
+	struct decoder *d, const struct values *values, uint32_t column, bool active)
+{
+	const uint32_t states[2] = {d->states[0], d->states[1]};
+	const uint32_t set = states[0] >> 1 & 1u, slot = d->x & SLOT_MASK, at = value_at(values, column);
+	const uint32_t place = simt_load_byte(d->slots + (d->set | slot));
+	uint32_t next;
 	bool escapes;
 
-	if (active) {
-		const uint32_t slot = *x & SLOT_MASK;
-		uint32_t symbol;
+	active = whole || active;
+	reader_turn(&d->reader);
+	const uint2 symbol = simt_load_pair(d->symbols + (set * (LEVELS_SYMBOLS * SYMBOL_SCALE) + place));
+	int level = (int)(place / SYMBOL_SCALE) - LEVELS_VALUE_MAX;
 
-		k = coder->slot[row.table][set][slot];
-		symbol = coder->symbol[row.table][set][k];
-		*x = (symbol & 0xffff) * (*x >> LEVELS_FREQUENCY_BITS) + slot - (symbol >> 16);
-		level = (int)k - LEVELS_VALUE_MAX;
+	escapes = active && place == LEVELS_ESCAPE * SYMBOL_SCALE;
+	const bool any_escapes = __any_sync(ALL, escapes);
+
+	next = simt_mad(symbol.x, d->x >> LEVELS_FREQUENCY_BITS, slot) - (symbol.y >> 16);
+	if (plain) {
+		decoder_advance(d, states, level);
+		if (active)
+			values->to[values->high + at] = (uint16_t)symbol.y;
 	}
-	*x = refill(r, *x, active);
-	escapes = active && k == LEVELS_ESCAPE;
-	if (row.shift) {
+	d->x = refill(&d->reader, active ? next : d->x, active);
+	if (!plain && values->shift) {
 		const bool takes = active && !escapes;
 
 		if (takes) {
-			level = level * (1 << row.shift) + (int)(*x & ((1u << row.shift) - 1));
-			*x >>= row.shift;
+			level = level * (1 << values->shift) + (int)(d->x & ((1u << values->shift) - 1));
+			d->x >>= values->shift;
 		}
-		*x = refill(r, *x, takes);
+		reader_turn(&d->reader);
+		d->x = refill(&d->reader, d->x, takes);
 	}
-	if (__any_sync(ALL, escapes)) {
+	if (any_escapes) {
 		if (escapes) {
-			level = (int16_t)(*x & 0xffff);
-			level = level > LEVELS_MAX    ? (int)LEVELS_MAX
-				: level < -LEVELS_MAX ? -LEVELS_MAX
-						      : level;
-			*x >>= LEVELS_ESCAPE_BITS;
+			level = decode_escape(&d->x);
+			if (plain) {
+				decoder_advance(d, states, level);
+				values->to[values->high + at] =
+					simt_half(level_value(level, set, values->bias));
+			}
 		}
-		*x = refill(r, *x, escapes);
+		reader_turn(&d->reader);
+		d->x = refill(&d->reader, d->x, escapes);
 	}
-	return level;
+	if (!plain) {
+		const float v = level_value(level, set, values->bias);
+		const uint16_t high = simt_half(v);
+
+		decoder_advance(d, states, level);
+		if (active)
+			values->to[values->high + at] = high;
+		if (active && values->low)
+			values->to[values->low + at] = simt_half(v - simt_float(high));
+	}
 }
 
-/* Row i of a block's values, and its second row where there is one. */
-__device__ static inline void put_value(
-	const struct codec_device_block *block, uint32_t i, uint32_t column, float v)
+/* Tokens of the stream: n, from the lane's column on. */
+template <bool plain>
+__device__ static inline void decode_component(
+	struct decoder *d, const struct values *values, uint32_t n, uint32_t lane, uint32_t column)
 {
-	const uint16_t high = simt_half(v);
+	uint32_t first = 0;
 
-	block->values[codec_value_at(block, i, column)] = high;
-	if (i < block->k_wide)
-		block->values[codec_value_at(block, codec_value_rows(block->k) + i, column)] =
-			simt_half(v - simt_float(high));
+	for (; first + 32 <= n; first += 32)
+		decode_step<plain, true>(d, values, column + first, true);
+	if (first < n)
+		decode_step<plain, false>(d, values, column + first, first + lane < n);
 }
 
-/* The trellis states of a lane's tokens, two bits each: CODEC_TOKENS_MAX / 32 of them. */
+/* Rows [first, end) of zeros. */
+__device__ static inline void put_zeros(const struct codec_device_block *block, uint32_t first, uint32_t end,
+	uint32_t column, uint32_t n, uint32_t lane)
+{
+	for (uint32_t t = lane; t < n; t += 32)
+		for (uint32_t i = first; i < end; i++)
+			block->values[codec_value_at(block, i, column + t)] = 0;
+}
+
+__device__ static inline bool offsets_sound(const uint8_t *offsets, uint32_t bands, uint32_t lane)
+{
+	bool sound = true;
+
+	for (uint32_t b = lane; b < bands; b += 32)
+		sound = sound && (int8_t)offsets[b] >= -LEVELS_OFFSET_MAX &&
+			(int8_t)offsets[b] <= LEVELS_OFFSET_MAX;
+	return __all_sync(ALL, sound);
+}
+
 __device__ static inline int decode_stream(const struct codec_device_stream *stream,
 	const struct codec_device_block *block, const struct codec_device_part *part, uint32_t rung,
-	uint32_t lane)
+	uint32_t lane, struct decode_table *table)
 {
-	const uint32_t r = part->active[rung], bands = levels_bands(r);
-	const uint32_t n_lanes = stream->n < 32 ? stream->n : 32;
-	const uint8_t *offsets = stream->body, *first = stream->body + bands + 4 * lane;
-	struct reader reader = {
-		stream->body + bands + 4 * n_lanes, stream->body + stream->len, (1u << lane) - 1};
-	uint64_t states = 0;
-	uint32_t x = 0;
+	const uint32_t r = part->active[rung], bands = levels_bands(r), n = stream->n;
+	const uint32_t n_lanes = n < 32 ? n : 32, last = 2 * ((n + 31) / 32 - 1);
+	const uint32_t k_wide = block->k_wide, column = stream->first + lane;
+	const uint32_t low_rows = codec_value_rows(block->k), rows = low_rows + codec_value_rows(k_wide);
+	const struct levels_coder *coder = part->coder;
+	const uint8_t *first = stream->body + bands, *end = stream->body + stream->len;
+	uint16_t *to = block->values;
+	struct components components = components_of(part, rung, stream->body, lane);
+	uint32_t keys = 0, tables = KEY_TABLES;
+	struct decoder d;
 	bool sound;
 
-	if (stream->len < bands + 4 * n_lanes)
+	if (stream->len < bands + 4 * n_lanes || !offsets_sound(stream->body, bands, lane))
 		return -1;
+	d.reader = reader_begin(reinterpret_cast<uint8_t *>(table->ring), first + 4 * n_lanes, end, lane);
+	d.slots = simt_shared_of(table->slots);
+	d.symbols = simt_shared_of(table->symbols);
+	d.x = LEVELS_STATE_MIN;
+	d.set = 0;
+	for (uint32_t b = 0; b < 2; b++) {
+		d.states[b] = 0;
+		d.place[b] = last / 32 == b ? 1u << last % 32 : 0;
+	}
 	if (lane < n_lanes)
-		x = (uint32_t)first[0] | (uint32_t)first[1] << 8 | (uint32_t)first[2] << 16 |
-		    (uint32_t)first[3] << 24;
+		d.x = (uint32_t)first[4 * lane] | (uint32_t)first[4 * lane + 1] << 8 |
+		      (uint32_t)first[4 * lane + 2] << 16 | (uint32_t)first[4 * lane + 3] << 24;
+	components_fetch(&components, 0);
 	for (uint32_t i = 0; i < r; i++) {
-		const int offset = (int8_t)offsets[i / LEVELS_BAND];
-		const struct levels_row row = levels_row(row_class(part, i, part->step[rung]) + offset);
-		const float(*bias)[2] =
-			part->coder->bias[part->rows[(size_t)rung * part->n_components + i].table];
-
-		if (offset < -LEVELS_OFFSET_MAX || offset > LEVELS_OFFSET_MAX)
-			return -1;
-		for (uint32_t t = lane, b = 0; b * 32 < stream->n; t += 32, b++) {
-			const bool active = t < stream->n;
-			const uint32_t state = (uint32_t)(states >> 2 * b) & 3;
-			const int level = decode_level(&reader, part->coder, row, &x, state, active);
-			const uint32_t next = levels_next(state, (unsigned)level & 1u);
-			float v = levels_magnitude(level, state >> 1, bias[state >> 1]);
-
-			states = (states & ~((uint64_t)3 << 2 * b)) | (uint64_t)next << 2 * b;
-			v = level < 0 ? -v : v;
-			if (active)
-				put_value(block, i, stream->first + t, v);
+		if (i % 32 == 0) {
+			keys = components_key(&components);
+			components_fetch(&components, i + 32);
 		}
+		const uint32_t key = __shfl_sync(ALL, keys, (int)(i % 32)), shift = key >> KEY_SHIFT;
+		const uint32_t bias_table = key >> KEY_BIAS & 0xff;
+		const uint32_t high = i / 8 * 8 * CODEC_ROW;
+		const struct values values = {to, high, i < k_wide ? high + low_rows * CODEC_ROW : 0, i % 8,
+			rows * CODEC_ROW, coder->bias[bias_table], shift};
+
+		if ((key & KEY_TABLES) != tables) {
+			decode_table_load(table, coder, key & 0xff, bias_table, lane);
+			tables = key & KEY_TABLES;
+		}
+		if (shift == 0 && i >= k_wide)
+			decode_component<true>(&d, &values, n, lane, column);
+		else
+			decode_component<false>(&d, &values, n, lane, column);
 	}
-	for (uint32_t t = lane; t < stream->n; t += 32) {
-		for (uint32_t i = r; i < codec_value_rows(block->k); i++)
-			put_value(block, i, stream->first + t, 0);
-		for (uint32_t i = block->k_wide; i < codec_value_rows(block->k_wide); i++)
-			block->values[codec_value_at(
-				block, codec_value_rows(block->k) + i, stream->first + t)] = 0;
-	}
-	sound = reader.at == reader.end && (lane >= n_lanes || x == LEVELS_STATE_MIN);
+	put_zeros(block, r, low_rows, stream->first, n, lane);
+	put_zeros(block, low_rows + (r < k_wide ? r : k_wide), rows, stream->first, n, lane);
+	sound = (end - first) % 2 == 0 && reader_taken(&d.reader) >= d.reader.n_words &&
+		d.x == LEVELS_STATE_MIN;
 	return __all_sync(ALL, sound) ? 0 : -1;
 }
 
-extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_rans_decode(const struct codec_rans_args a)
+extern "C" __global__ void __launch_bounds__(32) codec_rans_decode(const struct codec_rans_args a)
 {
-	const uint32_t lane = threadIdx.x % 32, number = blockIdx.x * WARPS + threadIdx.x / 32;
-	int status;
-
-	if (number >= a.n_streams)
-		return;
+	__shared__ struct decode_table table;
+	const uint32_t lane = threadIdx.x, number = blockIdx.x;
 	const struct codec_device_stream *stream = &a.streams[number];
 	const struct codec_device_block *block = &a.blocks[stream->block];
+	const int status = decode_stream(stream, block, &a.parts[block->part],
+		a.chunks[block->chunk].rung[stream->coded_class], lane, &table);
 
-	status = decode_stream(
-		stream, block, &a.parts[block->part], a.chunks[block->chunk].rung[stream->coded_class], lane);
-	if (lane == 0)
-		a.status[number] = status;
-}
-
-/* ---- encoding */
-
-/* One stream on its way: words go towards lower addresses. */
-struct writer {
-	uint8_t *at, *start;
-	uint32_t below;
-	bool full;
-};
-
-__device__ static inline void put_words(struct writer *w, uint32_t x, bool wants)
-{
-	const uint32_t mask = __ballot_sync(ALL, wants), n = (uint32_t)__popc(mask);
-
-	if (w->at - w->start < (ptrdiff_t)(2 * n)) {
-		w->full = true;
-		return;
-	}
-	w->at -= 2 * n;
-	if (wants) {
-		uint8_t *word = w->at + 2 * (uint32_t)__popc(mask & w->below);
-
-		word[0] = (uint8_t)x;
-		word[1] = (uint8_t)(x >> 8);
-	}
-}
-
-__device__ static inline void encode_bits(
-	struct writer *w, uint32_t *x, uint32_t value, uint32_t n_bits, bool active)
-{
-	const bool full = active && *x >= 1u << (32 - n_bits);
-
-	put_words(w, *x, full);
-	if (full)
-		*x >>= 16;
-	if (active)
-		*x = *x << n_bits | value;
-}
-
-__device__ static inline void encode_symbol(struct writer *w, uint32_t *x, uint32_t symbol, bool active)
-{
-	const uint32_t frequency = symbol & 0xffff;
-	/* What the symbol is about to multiply must stay under 2^32. */
-	const bool full = active && *x >= frequency << (32 - LEVELS_FREQUENCY_BITS);
-
-	put_words(w, *x, full);
-	if (full)
-		*x >>= 16;
-	if (active)
-		*x = (*x / frequency << LEVELS_FREQUENCY_BITS) + *x % frequency + (symbol >> 16);
-}
-
-__device__ static inline void encode_level(struct writer *w, const struct levels_coder *coder,
-	struct levels_row row, int16_t code, uint32_t *x, bool active)
-{
-	const int level = levels_level(code);
-	const uint32_t k = active ? (uint32_t)levels_symbol(level, row.shift) : 0;
-	const bool escapes = active && k == LEVELS_ESCAPE;
-
-	if (__any_sync(ALL, escapes))
-		encode_bits(w, x, (uint16_t)level, LEVELS_ESCAPE_BITS, escapes);
-	if (row.shift)
-		encode_bits(w, x, (uint32_t)level & ((1u << row.shift) - 1), row.shift, active && !escapes);
-	encode_symbol(w, x, coder->symbol[row.table][levels_set(code)][k], active);
-}
-
-/* What each offset would make a band's levels take, in the order of the host's sums: lane i has offset
- * i - LEVELS_OFFSET_MAX. histogram: [LEVELS_SETS][LEVELS_SYMBOLS] of this warp's. */
-__device__ static inline int band_offset(const struct codec_device_part *part,
-	const struct codec_device_block *block, const uint16_t *tokens, uint32_t n, float step,
-	uint32_t first, uint32_t end, uint32_t lane, uint32_t (*histogram)[LEVELS_SYMBOLS])
-{
-	float bits = 0, least;
-	int best = 0;
-
-	for (uint32_t i = first, next; i < end; i = next) {
-		const int level_class = row_class(part, i, step);
-		const struct levels_row row = levels_row(level_class);
-		const struct levels_row moved = levels_row(level_class + (int)lane - LEVELS_OFFSET_MAX);
-		float sum = 0;
-
-		for (uint32_t set = 0; set < LEVELS_SETS; set++)
-			histogram[set][lane] = 0;
-		__syncwarp(ALL);
-		for (next = i; next < end && row_class(part, next, step) == level_class; next++)
-			for (uint32_t t = lane; t < n; t += 32) {
-				const int16_t code = block->codes[(size_t)next * block->stride + tokens[t]];
-
-				atomicAdd(&histogram[levels_set(code)]
-						    [levels_symbol(levels_level(code), row.shift)],
-					1u);
-			}
-		__syncwarp(ALL);
-		if (lane < OFFSETS && moved.shift == row.shift)
-			for (uint32_t set = 0; set < LEVELS_SETS; set++)
-				for (uint32_t k = 0; k < LEVELS_SYMBOLS; k++)
-					if (histogram[set][k])
-						sum += (float)histogram[set][k] *
-						       part->coder->bits[moved.table][set][k];
-		bits += lane < OFFSETS && moved.shift == row.shift ? sum : INFINITY;
-		__syncwarp(ALL);
-	}
-	least = __shfl_sync(ALL, bits, LEVELS_OFFSET_MAX);
-	for (int offset = -LEVELS_OFFSET_MAX; offset <= LEVELS_OFFSET_MAX; offset++) {
-		const float other = __shfl_sync(ALL, bits, offset + LEVELS_OFFSET_MAX);
-
-		if (other < least) {
-			least = other;
-			best = offset;
-		}
-	}
-	return best;
-}
-
-/* The body of a section, at the end of its room: bytes, or -1. */
-__device__ static inline int encode_stream(const struct codec_device_stream *stream,
-	const struct codec_device_block *block, const struct codec_device_part *part, uint32_t rung,
-	const uint16_t *tokens, uint32_t lane, int8_t *offsets, uint32_t (*histogram)[LEVELS_SYMBOLS])
-{
-	const uint32_t r = part->active[rung], bands = levels_bands(r), n = stream->n;
-	const uint32_t n_lanes = n < 32 ? n : 32;
-	const float step = part->step[rung];
-	struct writer w = {
-		stream->body + stream->len, stream->body + bands + 4 * n_lanes, (1u << lane) - 1, false};
-	uint32_t x = LEVELS_STATE_MIN;
-
-	if (stream->len < bands + 4 * n_lanes)
-		return -1;
-	for (uint32_t b = bands; b-- > 0;) {
-		const uint32_t first = b * LEVELS_BAND,
-			       end = r < first + LEVELS_BAND ? r : first + LEVELS_BAND;
-		const int offset = band_offset(part, block, tokens, n, step, first, end, lane, histogram);
-
-		for (uint32_t i = end; i-- > first && !w.full;) {
-			const struct levels_row row = levels_row(row_class(part, i, step) + offset);
-			const int16_t *codes = block->codes + (size_t)i * block->stride;
-
-			for (uint32_t t = (n + 31) / 32 * 32; t > 0 && !w.full; t -= 32) {
-				const uint32_t at = t - 32 + lane;
-				const bool active = at < n;
-
-				encode_level(&w, part->coder, row, active ? codes[tokens[at]] : (int16_t)0,
-					&x, active);
-			}
-		}
-		if (lane == 0)
-			offsets[b] = (int8_t)offset;
-		if (w.full)
-			return -1;
-	}
-	__syncwarp(ALL);
-	w.at -= 4 * n_lanes;
-	if (lane < n_lanes)
-		for (int i = 0; i < 4; i++)
-			w.at[4 * lane + i] = (uint8_t)(x >> 8 * i);
-	w.at -= bands;
-	for (uint32_t b = lane; b < bands; b += 32)
-		w.at[b] = (uint8_t)offsets[b];
-	return (int)(stream->body + stream->len - w.at);
-}
-
-/* Dynamic shared memory: for each warp its offsets, [n_bands_max] bytes; n_bands_max is of the part with most
- * components. */
-extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_rans_encode(const struct codec_rans_args a)
-{
-	__shared__ uint32_t histogram[WARPS][LEVELS_SETS][LEVELS_SYMBOLS];
-	SIMT_SHARED(int8_t, offsets);
-	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, number = blockIdx.x * WARPS + warp;
-	int status;
-
-	if (number >= a.n_streams)
-		return;
-	const struct codec_device_stream *stream = &a.streams[number];
-	const struct codec_device_block *block = &a.blocks[stream->block];
-	const struct codec_device_chunk *chunk = &a.chunks[block->chunk];
-
-	status = encode_stream(stream, block, &a.parts[block->part], chunk->rung[stream->coded_class],
-		chunk->tokens + stream->first, lane, offsets + warp * a.n_bands_max, histogram[warp]);
 	if (lane == 0)
 		a.status[number] = status;
 }

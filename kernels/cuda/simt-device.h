@@ -139,6 +139,62 @@ __device__ __forceinline__ void simt_products_see()
 	SIMT_WGMMA("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/* ---- Single instructions. */
+
+/* Asks for the line at an address, which must be within an allocation, to be brought to L2. */
+__device__ __forceinline__ void simt_prefetch(const void *global)
+{
+	asm volatile("prefetch.global.L2 [%0];" : : "l"(__cvta_generic_to_global(global)));
+}
+
+/* a * b + c in one instruction: sums that follow are not drawn into it. */
+__device__ __forceinline__ uint32_t simt_mad(uint32_t a, uint32_t b, uint32_t c)
+{
+	uint32_t sum;
+	asm("mad.lo.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+	return sum;
+}
+
+/* The lower two bytes of a word, at any address, where `does`: no branch. */
+__device__ __forceinline__ void simt_store_word(uint8_t *global, uint32_t word, bool does)
+{
+	asm volatile("{\n\t"
+		     ".reg .pred p;\n\t"
+		     "setp.ne.u32 p, %2, 0;\n\t"
+		     "@p st.global.u8 [%0], %1;\n\t"
+		     "@p st.global.u8 [%0 + 1], %3;\n\t"
+		     "}"
+		     :
+		     : "l"(__cvta_generic_to_global(global)), "r"(word), "r"(static_cast<uint32_t>(does)),
+		     "r"(word >> 8)
+		     : "memory");
+}
+
+/* An address in shared memory, to be added to, that is found once: compilers make it anew at each use
+ * otherwise, for they take it to be cheap. Of the whole warp, which all have the same. Loads through it stay
+ * in the order of the source. */
+typedef uint32_t simt_shared;
+
+__device__ __forceinline__ simt_shared simt_shared_of(const void *shared)
+{
+	return __shfl_sync(0xffffffffu, simt_shared_address(shared), 0);
+}
+
+__device__ __forceinline__ uint32_t simt_load_byte(simt_shared at)
+{
+	uint32_t byte;
+	asm volatile("ld.shared.u8 %0, [%1];" : "=r"(byte) : "r"(at) : "memory");
+	return byte;
+}
+
+/* Aligned to 8 bytes. */
+__device__ __forceinline__ uint2 simt_load_pair(simt_shared at)
+{
+	uint2 pair;
+	asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(at) : "memory");
+	return pair;
+}
+
 /* f16 as bits, to nearest even; too large becomes infinite. */
 __device__ __forceinline__ uint16_t simt_half(float x)
 {

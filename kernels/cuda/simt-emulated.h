@@ -371,6 +371,42 @@ template <class T> static T __ldg(const T *at)
 	return *at;
 }
 
+/* Reads what is asked for, so that an address that may not be shows. */
+static inline void simt_prefetch(const void *global)
+{
+	static_cast<void>(*static_cast<const volatile uint8_t *>(global));
+}
+
+typedef const uint8_t *simt_shared;
+
+static inline simt_shared simt_shared_of(const void *shared)
+{
+	return static_cast<simt_shared>(shared);
+}
+
+static inline uint32_t simt_load_byte(simt_shared at)
+{
+	return *at;
+}
+
+static inline uint2 simt_load_pair(simt_shared at)
+{
+	return *reinterpret_cast<const uint2 *>(at);
+}
+
+static inline uint32_t simt_mad(uint32_t a, uint32_t b, uint32_t c)
+{
+	return a * b + c;
+}
+
+static inline void simt_store_word(uint8_t *global, uint32_t word, bool does)
+{
+	if (!does)
+		return;
+	global[0] = static_cast<uint8_t>(word);
+	global[1] = static_cast<uint8_t>(word >> 8);
+}
+
 static inline unsigned __float_as_uint(float x)
 {
 	unsigned u;

@@ -135,15 +135,16 @@ static int encode_streams(struct device_encoder *e, struct range *w)
 		.blocks = (const struct codec_device_block *)e->blocks_at,
 		.streams = (struct codec_device_stream *)w->streams_at,
 		.n_streams = w->n_streams,
-		.n_bands_max = w->bands_max + 1,
 		.status = (int32_t *)w->lengths_at};
 	int r = post_send(c);
 
 	if (r || !w->n_streams)
 		return r;
-	r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_encode,
-		round_up(w->n_streams, CODEC_THREADS / 32) / (CODEC_THREADS / 32), 1, 1, CODEC_THREADS,
-		CODEC_THREADS / 32 * a.n_bands_max, &a);
+	r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_offsets, w->n_streams,
+		round_up(w->bands_max + 1, CODEC_OFFSET_WARPS) / CODEC_OFFSET_WARPS, 1,
+		32 * CODEC_OFFSET_WARPS, 0, &a);
+	if (!r)
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_encode, w->n_streams, 1, 1, 32, 0, &a);
 	if (!r)
 		r = device_status(c->driver->cuMemcpyDtoHAsync(
 			w->lengths, w->lengths_at, w->n_streams * sizeof *w->lengths, c->stream));

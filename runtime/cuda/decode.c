@@ -201,9 +201,7 @@ static int run(struct decoder *d, const uint32_t *phase_first, int32_t *status,
 	if (!r)
 		r = device_codec_rope(c, d->t, d->geometry, d->chunks_at, d->n, d->tokens_max);
 	if (!r && d->n_streams)
-		r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_decode,
-			round_up(d->n_streams, CODEC_THREADS / 32) / (CODEC_THREADS / 32), 1, 1,
-			CODEC_THREADS, 0, &rans);
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_decode, d->n_streams, 1, 1, 32, 0, &rans);
 	if (!r && d->n_jobs)
 		r = device_codec_launch(c, DEVICE_KERNEL_codec_raw_join, d->raw_max, d->geometry->n_layers,
 			d->n_jobs, CODEC_THREADS, 0, &raw);

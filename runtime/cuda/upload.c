@@ -171,7 +171,7 @@ static void *lay(struct layout *l, uint64_t len, void *device_address)
 }
 
 static void lay_rows(const struct transform *t, const struct transform_part *from,
-	struct codec_device_part *part, struct levels_row *rows)
+	struct codec_device_part *part, struct levels_row *rows, int8_t *classes)
 {
 	const uint32_t n = part->n_components;
 
@@ -184,8 +184,12 @@ static void lay_rows(const struct transform *t, const struct transform_part *fro
 			levels_class(from->deviation[wide], t->step[rung]) >= CODEC_WIDE_CLASS)
 			wide++;
 		part->wide[rung] = wide;
-		for (uint32_t i = 0; rows && i < n; i++)
-			rows[rung * n + i] = levels_row(levels_class(from->deviation[i], t->step[rung]));
+		for (uint32_t i = 0; rows && i < n; i++) {
+			const int level_class = levels_class(from->deviation[i], t->step[rung]);
+
+			rows[rung * n + i] = levels_row(level_class);
+			classes[rung * n + i] = (int8_t)level_class;
+		}
 	}
 }
 
@@ -197,7 +201,8 @@ static void lay_part(struct layout *l, const struct geometry *g, const struct tr
 	const uint32_t n_octets = octets_lay(plane, from->n_layers, NULL), n_columns = 8 * n_octets;
 	const uint32_t r = from->n_components;
 	const float scale = plane->rope_scale;
-	float *mean, *weight, *inverse, *deviation;
+	float *mean, *weight, *inverse;
+	int8_t *classes;
 	struct codec_octet *octets;
 	struct levels_row *rows;
 	uint16_t *basis;
@@ -215,9 +220,9 @@ static void lay_part(struct layout *l, const struct geometry *g, const struct tr
 	mean = lay(l, n_columns * sizeof *mean, &part->mean);
 	weight = lay(l, n_columns * sizeof *weight, &part->weight);
 	inverse = lay(l, n_columns * sizeof *inverse, &part->inverse);
-	deviation = lay(l, r * sizeof *deviation, &part->deviation);
+	classes = lay(l, (uint64_t)t->n_rungs * r * sizeof *classes, &part->classes);
 	rows = lay(l, (uint64_t)t->n_rungs * r * sizeof *rows, &part->rows);
-	lay_rows(t, from, part, rows);
+	lay_rows(t, from, part, rows, classes);
 	if (!l->host)
 		return;
 	octets_lay(plane, from->n_layers, octets);
@@ -226,7 +231,6 @@ static void lay_part(struct layout *l, const struct geometry *g, const struct tr
 	columns_of(mean, octets, n_columns, plane, from->mean, 0);
 	columns_of(weight, octets, n_columns, plane, from->weight, 0);
 	columns_of(inverse, octets, n_columns, plane, from->inverse, 0);
-	memcpy(deviation, from->deviation, r * sizeof *deviation);
 }
 
 static void lay_transform(

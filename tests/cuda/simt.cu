@@ -108,8 +108,13 @@ extern "C" __global__ void simt_test_bits(const struct simt_test_bits_args a)
 
 	if (i >= a.n)
 		return;
+	__shared__ uint2 pairs[64];
 	const uint32_t x = a.in[2 * i], y = a.in[2 * i + 1];
 	uint32_t *const out = a.out + i * SIMT_TEST_BITS;
+
+	pairs[threadIdx.x] = make_uint2(x, y);
+	__syncwarp();
+	simt_prefetch(a.in + 2 * i);
 
 	out[0] = static_cast<uint32_t>(__popc(x));
 	out[1] = static_cast<uint32_t>(__clz(static_cast<int>(x)));
@@ -124,6 +129,13 @@ extern "C" __global__ void simt_test_bits(const struct simt_test_bits_args a)
 	out[10] = __float_as_uint(simt_float(static_cast<uint16_t>(x)));
 	out[11] = static_cast<uint32_t>(__popcll(static_cast<unsigned long long>(x) << 32 | y)) +
 		  static_cast<uint32_t>(__clzll(static_cast<long long>(y)));
+	out[12] = simt_mad(x, y, x ^ y);
+	const simt_shared mine = simt_shared_of(pairs) + 8 * threadIdx.x;
+	const uint2 pair = simt_load_pair(mine);
+	out[13] = pair.x - pair.y;
+	out[14] = simt_load_byte(mine + (y & 7));
+	out[15] = 0xa5a5a5a5u;
+	simt_store_word(reinterpret_cast<uint8_t *>(out + 15) + 1, x, y & 1);
 }
 
 extern "C" __global__ void simt_test_wrong(const struct simt_test_wrong_args a)

@@ -159,6 +159,10 @@ static void expect_bits(uint32_t x, uint32_t y, const uint32_t out[SIMT_TEST_BIT
 	assert_int_equal(out[6], bytes);
 	assert_int_equal(out[7], (uint32_t)((uint64_t)x * y >> 32));
 	assert_int_equal(out[11], both_ones + y_leading);
+	assert_int_equal(out[12], x * y + (x ^ y));
+	assert_int_equal(out[13], x - y);
+	assert_int_equal(out[14], ((y & 4 ? y : x) >> 8 * (y & 3)) & 0xff);
+	assert_int_equal(out[15], y & 1 ? 0xa50000a5u | (x & 0xffff) << 8 : 0xa5a5a5a5u);
 }
 
 /* Halves: the nearest of all 65536, ties to the even one. */
