@@ -1,5 +1,6 @@
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <stdio.h>
 
 double memory_available(const char *path)
@@ -21,4 +22,12 @@ double memory_available(const char *path)
 	if (f)
 		fclose(f);
 	return n_found == 2 && total ? (double)available / (double)total : 1;
+}
+
+void memory_keep_freed(void)
+{
+#ifdef M_TRIM_THRESHOLD
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 128 << 20);
+#endif
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "runtime/daemon/check.h"
 #include "runtime/daemon/daemon.h"
 
@@ -72,6 +73,7 @@ int main(int argc, char **argv)
 		goto out;
 	}
 	log_set_level(config->log_level);
+	memory_keep_freed();
 	status = EXIT_FAILURE;
 	if (daemon_init(daemon, config))
 		goto out;

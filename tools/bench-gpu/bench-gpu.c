@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "kernels/cuda/driver.h"
 #include "tools/bench.h"
 #include "tools/cistern.h"
@@ -147,7 +148,10 @@ static int run(int ordinal, const struct setting_shape *shape, bool small, uint3
 	struct device *d;
 	struct setting s;
 	char why[200];
-	int r = device_new(&(struct device_options){.ordinal = ordinal}, &d, why, sizeof why);
+	int r;
+
+	memory_keep_freed(); /* as the daemon */
+	r = device_new(&(struct device_options){.ordinal = ordinal}, &d, why, sizeof why);
 
 	if (r) {
 		fprintf(stderr, "cistern bench gpu: %s\n", why);
