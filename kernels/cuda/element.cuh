@@ -23,7 +23,7 @@ __device__ static inline uint8_t *octet_address(const struct codec_device_chunk 
 
 __device__ static inline float half_to_float(uint32_t dtype, uint32_t bits)
 {
-	return dtype == DTYPE_BF16 ? bf16_to_f32((uint16_t)bits) : f16_to_f32((uint16_t)bits);
+	return dtype == DTYPE_BF16 ? bf16_to_f32((uint16_t)bits) : simt_float((uint16_t)bits);
 }
 
 __device__ static inline uint32_t half_from_float(uint32_t dtype, float x)
