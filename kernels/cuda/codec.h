@@ -56,8 +56,8 @@ enum {
 	CODEC_STAGES = 3, /* pairs of tiles: one in work, the others on their way */
 	CODEC_PRODUCT_SHARED =
 		CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2, /* dynamic, of either product */
-	CODEC_CONVERT_TOKENS = 4,                                /* that a warp takes side by side */
 	CODEC_CONVERT_THREADS = 128,
+	CODEC_CONVERT_TOKENS = 4, /* that a warp takes side by side */
 	CODEC_CONVERT_TILE = CODEC_CONVERT_THREADS / 32 * CODEC_CONVERT_TOKENS,
 	CODEC_ERRORS_THREADS = 512,
 	CODEC_GROUP = 4, /* components that are quantised together */
@@ -84,11 +84,11 @@ struct codec_octet {
 };
 
 /* What a class of components is quantised with: for each set what its levels cost and stand for. A level
- * that is not 0 costs (bend * |k| + slope) * |k| + base; low bits, which levels_cost has beside it, are in
- * all four. */
+ * that is not 0 costs (bend * |k| + slope) * |k| + base: what struct levels_cost has of |k| / 2^shift, and
+ * the low bits. */
 struct codec_quantiser {
 	float bend, slope, base, zero;
-	float bias[2], set, none;
+	float bias[2], set, unused;
 };
 
 /* A level: its value in steps, and its cost; for level 0 infinite. */
@@ -188,7 +188,7 @@ CODEC_FN size_t codec_value_at(const struct codec_device_block *block, uint32_t 
 }
 
 /* Groups of n components, the last one perhaps not full. */
-LEVELS_FN uint32_t codec_groups(uint32_t n)
+CODEC_FN uint32_t codec_groups(uint32_t n)
 {
 	return (n + CODEC_GROUP - 1) / CODEC_GROUP;
 }

@@ -94,11 +94,12 @@ __device__ static inline uint4 octet_finish(
 }
 
 /* A lane has 32 bytes side by side, a sector, and stores 16 at a time; stored so, every store would touch
- * half of each sector. Neighbours exchange, so that each store fills whole ones. pair: the lane's own. */
-__device__ static inline void pair_store(const struct codec_device_block *block, uint32_t n_columns,
-	uint32_t token, uint32_t pair, uint4 low, uint4 high, bool active)
+ * half of each sector. Neighbours exchange, so that each store fills whole ones: the even lane's sector, then
+ * the odd one's. rows: eight of an operand; piece: the lane's in the first of the two sectors. */
+__device__ static inline void pair_store(
+	uint16_t *rows, uint32_t row, uint32_t piece, uint4 low, uint4 high, bool active)
 {
-	const uint32_t odd = threadIdx.x & 1;
+	const bool odd = threadIdx.x & 1;
 	const uint4 give = odd ? low : high;
 	uint4 got;
 
@@ -107,10 +108,8 @@ __device__ static inline void pair_store(const struct codec_device_block *block,
 	got.z = __shfl_xor_sync(0xffffffffu, give.z, 1);
 	got.w = __shfl_xor_sync(0xffffffffu, give.w, 1);
 	if (active) {
-		const uint32_t column = 16 * (pair - odd) + 8 * odd;
-
-		*(uint4 *)(block->x + codec_feature_at(token, column, n_columns)) = odd ? got : low;
-		*(uint4 *)(block->x + codec_feature_at(token, column + 16, n_columns)) = odd ? high : got;
+		*(uint4 *)(rows + codec_in_rows(row, 8 * piece)) = odd ? got : low;
+		*(uint4 *)(rows + codec_in_rows(row, 8 * (piece + 2))) = odd ? high : got;
 	}
 }
 
@@ -132,6 +131,9 @@ __device__ static inline void convert(const struct codec_device_part *part,
 		const struct codec_octet o[2] = {octet_at(part, 2 * at), octet_at(part, 2 * at + 1)};
 		const struct convert_octet from[2] = {octet_find(part, chunk, o[0], ELEMENT_BYTES),
 			octet_find(part, chunk, o[1], ELEMENT_BYTES)};
+		const uint32_t piece = at % 4 / 2 * 4 + lane % 2;
+		uint16_t *rows =
+			block->x + codec_feature_at(first / 8 * 8, at / 4 * CODEC_ROW, part->n_columns);
 		float weight[2][8], shift[2][8];
 
 		SIMT_UNROLL
@@ -178,8 +180,7 @@ __device__ static inline void convert(const struct codec_device_part *part,
 						part->inverse_square, x[0], x[1]);
 				low = octet_finish(x[0], weight[0], shift[0], &tokens[i]);
 				high = octet_finish(x[1], weight[1], shift[1], &tokens[i]);
-				pair_store(block, part->n_columns, first + i, at,
-					valid ? low : make_uint4(0, 0, 0, 0),
+				pair_store(rows, first % 8 + i, piece, valid ? low : make_uint4(0, 0, 0, 0),
 					valid ? high : make_uint4(0, 0, 0, 0), active);
 			}
 		}

@@ -14,7 +14,7 @@
  *
  * Traffic a coefficient: 4 bytes read twice, a byte of decisions written and read, 2 of codes written; all of
  * it coalesced, for neighbours in a warp are neighbours in memory: 12 bytes. Instructions, in sm_90's code:
- * 81 forth (114 by the formulae), 48 back. Floor: 129 of them, one a cycle for each of an SM's four
+ * 82 forth (106 by the formulae), 48 back. Floor: 130 of them, one a cycle for each of an SM's four
  * schedulers: 4.0 ps with 132 SMs at 1.9 GHz, where 12 bytes take 2.9 ps at 4.2 TB/s.
  */
 #include "kernels/cuda/codec.h"
@@ -218,14 +218,14 @@ __device__ static inline uint32_t forth(const struct walk *w)
 }
 
 /* Where a token is on its way back. The state is before << 1 | set. */
-struct place {
+struct way_back {
 	uint32_t before, set;
 	float lost, kept, most;
 };
 
 /* One component back: its code. decisions: its own are the lowest. */
 __device__ static inline int16_t retreat(
-	struct place *p, const struct walk *w, const float4 *quantisers, float y, uint32_t decisions)
+	struct way_back *p, const struct walk *w, const float4 *quantisers, float y, uint32_t decisions)
 {
 	const float4 value = quantisers[p->set * QUANTISER_PARTS + 1];
 	const uint32_t second = decisions >> (p->before << 1 | p->set) & 1;
@@ -247,10 +247,10 @@ __device__ static inline int16_t retreat(
 	return (int16_t)f32_bits(fmaf(signed_level, 2.0f, value.z) + ROUNDER);
 }
 
-__device__ static inline struct place back(const struct walk *w, uint32_t state)
+__device__ static inline struct way_back back(const struct walk *w, uint32_t state)
 {
 	const uint32_t n_whole = w->r / CODEC_GROUP;
-	struct place p = {state >> 1, state & 1, 0, 0, 0};
+	struct way_back p = {state >> 1, state & 1, 0, 0, 0};
 	const uint32_t *decisions = w->decisions + (size_t)n_whole * w->stride;
 	const float *c = w->c + (size_t)CODEC_GROUP * n_whole * w->stride;
 	int16_t *codes = w->codes + (size_t)CODEC_GROUP * n_whole * w->stride;
@@ -300,7 +300,7 @@ extern "C" __global__ void __launch_bounds__(CODEC_TILE, 8) codec_quantise(const
 	const uint32_t token = blockIdx.x * CODEC_TILE + threadIdx.x;
 	uint32_t coded, rung;
 	struct walk w;
-	struct place p;
+	struct way_back p;
 
 	for (uint32_t i = threadIdx.x; i < QUANTISERS_PARTS; i += CODEC_TILE)
 		quantisers[i] = ((const float4 *)part->quantisers)[i];

@@ -196,7 +196,7 @@ static void lay_rows(const struct transform *t, const struct transform_part *fro
 	}
 }
 
-/* The shift's powers of two are exact wherever they stand, so they stand where they are taken once. */
+/* Powers of two are exact wherever they stand: a division of every level becomes one of constants. */
 static void lay_quantisers(struct codec_quantiser *to, const struct levels_coder *coder)
 {
 	for (uint32_t i = 0; i < CODEC_QUANTISERS; i++)
