@@ -56,6 +56,13 @@ enum {
 	CODEC_STAGES = 3, /* pairs of tiles: one in work, the others on their way */
 	CODEC_PRODUCT_SHARED =
 		CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2, /* dynamic, of either product */
+	CODEC_CONVERT_THREADS = 128,
+	CODEC_CONVERT_TOKENS = 4, /* that a warp takes side by side */
+	CODEC_CONVERT_TILE = CODEC_CONVERT_THREADS / 32 * CODEC_CONVERT_TOKENS,
+	CODEC_ERRORS_THREADS = 512,
+	CODEC_GROUP = 4, /* components that are quantised together */
+	CODEC_NEAR = 8,  /* levels of each parity that are listed for a class and set */
+	CODEC_QUANTISERS = LEVELS_CLASS_MAX - LEVELS_TABLE_CLASS_MIN + 1,
 };
 
 #define CODEC_PRODUCT_NOISE 0x1p-9f
@@ -74,6 +81,19 @@ struct codec_octet {
 	uint16_t angle; /* of the rotation's table: of the first feature */
 	uint16_t rotation;
 	uint16_t unused[3];
+};
+
+/* What a class of components is quantised with: for each set what its levels cost and stand for. A level
+ * that is not 0 costs (bend * |k| + slope) * |k| + base: what struct levels_cost has of |k| / 2^shift, and
+ * the low bits. */
+struct codec_quantiser {
+	float bend, slope, base, zero;
+	float bias[2], set, unused;
+};
+
+/* A level: its value in steps, and its cost; for level 0 infinite. */
+struct codec_level {
+	float value, cost;
 };
 
 /* Where element `at` of an operand's row r stands, counted from the start of a row 0. */
@@ -116,7 +136,12 @@ struct codec_device_part {
 	const struct levels_row *rows;    /* [n_rungs, n_components] */
 	const struct levels_coder *coder; /* of its plane */
 	const int8_t *classes;            /* [n_rungs, n_components] */
-	uint32_t n_columns;               /* a multiple of CODEC_TILE */
+	/* [CODEC_QUANTISERS, LEVELS_SETS] of its plane, from class LEVELS_TABLE_CLASS_MIN on, and for each
+	 * component where in them its own are, in bytes: [n_rungs, n_components in whole groups]. */
+	const struct codec_quantiser *quantisers;
+	const struct codec_level *levels; /* [CODEC_QUANTISERS, LEVELS_SETS, parity, CODEC_NEAR] */
+	const uint32_t *places;
+	uint32_t n_columns; /* a multiple of CODEC_TILE */
 	uint32_t n_components;
 	uint32_t plane, dtype, first_layer;
 	uint32_t half;        /* angles of a token */
@@ -147,8 +172,8 @@ struct codec_device_block {
 	/* Encoding. */
 	uint16_t *x;          /* [stride / CODEC_TILE, n_columns / CODEC_ROW, CODEC_TILE, CODEC_ROW] f16 */
 	float *energy, *norm; /* [stride] of w (x - m), of w x */
-	float *c;             /* [k, stride] f32 */
-	uint32_t *decisions;  /* [k / 8, rounded up, stride] */
+	float *c;             /* [k in whole groups, stride] f32 */
+	uint32_t *decisions;  /* [groups of k, stride] */
 	int16_t *codes;       /* [k, stride] */
 	float *lost, *kept;   /* [stride] */
 	/* Decoding. */
@@ -162,6 +187,12 @@ CODEC_FN size_t codec_value_at(const struct codec_device_block *block, uint32_t 
 	return codec_in_rows(token / CODEC_ROW * rows + row, token % CODEC_ROW);
 }
 
+/* Groups of n components, the last one perhaps not full. */
+CODEC_FN uint32_t codec_groups(uint32_t n)
+{
+	return (n + CODEC_GROUP - 1) / CODEC_GROUP;
+}
+
 /* A section of levels in a frame. */
 struct codec_device_stream {
 	uint8_t *body;
@@ -173,8 +204,8 @@ struct codec_device_stream {
 };
 
 /* ---- convert.cu: from pages to features.
- * rope: the chunks' tables, grid (tiles of CODEC_THREADS angles, planes, chunks). convert: grid (tiles of 8
- * tokens, 1, blocks), a warp for each token. */
+ * rope: the chunks' tables, grid (tiles of CODEC_THREADS angles, planes, chunks). convert: grid (tiles of
+ * CODEC_CONVERT_TILE tokens, 1, blocks), a warp for CODEC_CONVERT_TOKENS of them. */
 struct codec_rope_args {
 	const struct codec_device_chunk *chunks;
 	const float *frequency[CODEC_PLANES_MAX]; /* [half] */
@@ -210,8 +241,8 @@ struct codec_quantise_args {
 		*classes; /* [n_chunks, CODEC_TOKENS_MAX] coded class, or CODEC_CLASSES: leave it alone */
 };
 
-/* Relative errors of each plane's tokens, CODEC_PRODUCT_NOISE added: grid (chunks), errors [n_chunks,
- * CODEC_PLANES_MAX, CODEC_TOKENS_MAX]. A chunk's blocks follow each other, by plane. */
+/* Relative errors of each plane's tokens, CODEC_PRODUCT_NOISE added: grid (tiles of 32 tokens, planes,
+ * chunks), errors [n_chunks, CODEC_PLANES_MAX, CODEC_TOKENS_MAX]. */
 struct codec_errors_args {
 	const struct codec_device_part *parts;
 	const struct codec_device_chunk *chunks;

@@ -23,7 +23,7 @@ __device__ static inline uint8_t *octet_address(const struct codec_device_chunk 
 
 __device__ static inline float half_to_float(uint32_t dtype, uint32_t bits)
 {
-	return dtype == DTYPE_BF16 ? bf16_to_f32((uint16_t)bits) : f16_to_f32((uint16_t)bits);
+	return dtype == DTYPE_BF16 ? bf16_to_f32((uint16_t)bits) : simt_float((uint16_t)bits);
 }
 
 __device__ static inline uint32_t half_from_float(uint32_t dtype, float x)
@@ -38,21 +38,6 @@ __device__ static inline void floats_load(float x[8], const float *from)
 
 	x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
 	x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-}
-
-__device__ static inline void octet_load(uint32_t dtype, const uint8_t *at, float x[8])
-{
-	if (dtype == DTYPE_F32) {
-		floats_load(x, (const float *)at);
-		return;
-	}
-	const uint4 v = *(const uint4 *)at;
-	const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-
-	for (int i = 0; i < 4; i++) {
-		x[2 * i] = half_to_float(dtype, words[i] & 0xffff);
-		x[2 * i + 1] = half_to_float(dtype, words[i] >> 16);
-	}
 }
 
 __device__ static inline void octet_store(uint32_t dtype, uint8_t *at, const float x[8])

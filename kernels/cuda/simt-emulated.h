@@ -371,6 +371,12 @@ template <class T> static T __ldg(const T *at)
 	return *at;
 }
 
+/* To be read once: it need not stay in a cache. */
+template <class T> static T __ldcs(const T *at)
+{
+	return *at;
+}
+
 /* Reads what is asked for, so that an address that may not be shows. */
 static inline void simt_prefetch(const void *global)
 {
@@ -441,6 +447,33 @@ SIMT_MIN_MAX(unsigned long long)
 static inline float rsqrtf(float x)
 {
 	return 1.0f / sqrtf(x);
+}
+
+/* Fused, rounded down or up: the sum in double is exact but for its own rounding, whose error is known to
+ * the bit (D. Knuth, TAOCP 2, 4.2.2, theorem B). x y is exact in double. */
+static inline float simt_fused_towards(float x, float y, float z, float end)
+{
+	const double product = static_cast<double>(x) * static_cast<double>(y), addend = z;
+	const double sum = product + addend, part = sum - product;
+	const double error = (product - (sum - part)) + (addend - part);
+	const float nearest = static_cast<float>(sum);
+	const double over = static_cast<double>(nearest) - sum;
+	const bool is_over = over > 0 || (over == 0 && error < 0);
+	const bool is_under = over < 0 || (over == 0 && error > 0);
+
+	if (sum == 0 && signbit(product) != signbit(addend))
+		return end < 0 ? -0.0f : 0.0f;
+	return (end < 0 && is_over) || (end > 0 && is_under) ? nextafterf(nearest, end) : nearest;
+}
+
+static inline float __fmaf_rd(float x, float y, float z)
+{
+	return simt_fused_towards(x, y, z, -INFINITY);
+}
+
+static inline float __fmaf_ru(float x, float y, float z)
+{
+	return simt_fused_towards(x, y, z, INFINITY);
 }
 
 /* ---- f16. */

@@ -1,116 +1,213 @@
 /*
  * Coefficients to codes along the trellis of base/levels.h, as kernels/cpu/trellis.c does it, and to the bit,
  * given the same coefficients. A thread takes a token through all its components: forth with four path costs
- * in registers, leaving in memory which predecessor each state was reached from, four bits, and back, where
- * the levels are found once more, for one set: that takes less than to have kept them.
+ * in registers, leaving in memory which predecessor each state was reached from, four bits, and for each set
+ * whether zero was its best even level, two more; and back, where that is enough to find the level again
+ * without a cost being computed. Four components at a time: their coefficients and decisions are on their way
+ * while the four before are worked on, and their decisions share a word.
  *
- * Traffic a coefficient: 4 bytes read twice, half a byte of decisions written and read, 2 of codes written;
- * all of it coalesced, for neighbours in a warp are neighbours in memory. Floor: about 180 operations, 11
- * bytes.
+ * Rounding in other directions than to nearest finds what the host finds with comparisons and selections:
+ * the two levels around a magnitude are its half's floor and the next, and of these the even one is twice the
+ * ceiling of half the floor. Where a multiply-add is fused, the product is exact, so it rounds as the host
+ * does. What near levels stand for and cost is listed by class, in shared memory: a look-up takes three
+ * instructions where the formulae take ten. Groups with a magnitude beyond the lists go by the formulae.
+ *
+ * Traffic a coefficient: 4 bytes read twice, a byte of decisions written and read, 2 of codes written; all of
+ * it coalesced, for neighbours in a warp are neighbours in memory: 12 bytes. Instructions, in sm_90's code:
+ * 82 forth (106 by the formulae), 48 back. Floor: 130 of them, one a cycle for each of an SM's four
+ * schedulers: 4.0 ps with 132 SMs at 1.9 GHz, where 12 bytes take 2.9 ps at 4.2 TB/s.
  */
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/simt.h"
 #include "kernels/formula.h"
 
-/* 1.5 * 2^23: adding it rounds to nearest even. */
+/* 1.5 * 2^23: a sum with it is a whole number, rounded as the addition rounds. */
 #define ROUNDER 12582912.0f
+#define ROUNDER_BITS 0x4b400000u
+/* In steps: what levels reach. */
+#define REACH (2.0f * LEVELS_MAX - 4.0f)
 
-enum { EACH_WORD = 8 }; /* components whose decisions share a word */
+enum { DECISION_BITS = 6 }; /* of a component: from bit 0 on of the states, then of the sets */
 
-/* One set of one component: what its levels cost and stand for. */
-struct quantiser {
-	struct levels_cost cost;
-	float shrink; /* 2^-shift */
-	float set;
-	float bias[2];
+/* Sixteen bytes each: what is had with one access. */
+enum {
+	QUANTISER_PARTS = sizeof(struct codec_quantiser) / sizeof(float4),
+	QUANTISERS_PARTS = CODEC_QUANTISERS * LEVELS_SETS * QUANTISER_PARTS,
+	LEVELS_PARTS =
+		CODEC_QUANTISERS * LEVELS_SETS * 2 * CODEC_NEAR * sizeof(struct codec_level) / sizeof(float4),
+	/* Bytes of a class's levels for each of its quantisers'. */
+	LEVELS_WIDER = LEVELS_PARTS / QUANTISERS_PARTS,
 };
 
-__device__ static inline void quantiser_init(
-	struct quantiser *q, const struct levels_coder *coder, struct levels_row row, unsigned set)
+/* Magnitudes below this, in steps, lie between levels that are listed. */
+#define NEAR_REACH (4.0f * CODEC_NEAR - 4.0f)
+
+/* A token's way through its components. */
+struct walk {
+	const float *c;
+	uint32_t *decisions;
+	int16_t *codes;
+	const uint32_t *places;   /* of the components' quantisers, in bytes */
+	const float4 *quantisers; /* shared: of all classes, and behind them their levels */
+	uint32_t stride;
+	uint32_t r;
+	float step, inverse;
+};
+
+__device__ static inline const float4 *quantiser_at(const struct walk *w, uint32_t place)
 {
-	q->cost = coder->cost[row.table][set];
-	q->shrink = 1.0f / (float)(1u << row.shift);
-	q->set = (float)set;
-	q->bias[0] = coder->bias[row.table][set][0];
-	q->bias[1] = coder->bias[row.table][set][1];
-	/* Low bits have no table and cost what they take. */
-	q->cost.base += LEVELS_LAMBDA * (float)row.shift;
-	q->cost.zero += LEVELS_LAMBDA * (float)row.shift;
+	return (const float4 *)((const uint8_t *)w->quantisers + place);
 }
 
-__device__ static inline float level_value(float set, const float bias[2], float k)
+__device__ static inline float level_value(float k, uint32_t set, float bias)
 {
-	return k > 0.0f ? (k + k) - set + (k > 1.0f ? bias[1] : bias[0]) : 0.0f;
+	return set ? fmaf(k, 2.0f, -1.0f) + bias : fmaf(k, 2.0f, bias);
 }
 
-__device__ static inline float level_cost(const struct quantiser *q, float a, float k)
+/* A level and what it stands for. price: bend, slope, base, zero. */
+__device__ static inline float level_cost(float4 price, float a, float k, float value)
 {
-	const float d = a - level_value(q->set, q->bias, k);
-	const float v = k * q->shrink;
-	const float bits = (q->cost.bend * v + q->cost.slope) * v + q->cost.base;
+	const float d = a - value;
 
-	return d * d + (k > 0.0f ? bits : q->cost.zero);
+	return d * d + ((price.x * k + price.y) * k + price.z);
 }
 
-/* The best even and the best odd level of one set for a magnitude, and what they cost. */
-__device__ static inline void branches(const struct quantiser *q, float a, float k[2], float cost[2])
+__device__ static inline uint32_t push_sign(uint32_t word, float x)
 {
-	const float at = (a + q->set) * 0.5f;
-	const float near = (at + ROUNDER) - ROUNDER;
-	const float other = near + (at >= near ? 1.0f : -1.0f);
-	const float near_cost = level_cost(q, a, near);
-	const float other_cost = level_cost(q, a, other);
-	const float zero_cost = a * a + q->cost.zero;
-	const bool odd = (f32_bits(near + ROUNDER) & 1) != 0;
+	return __funnelshift_l(f32_bits(x), word, 1);
+}
 
-	k[0] = odd ? other : near;
-	cost[0] = odd ? other_cost : near_cost;
-	k[1] = odd ? near : other;
-	cost[1] = odd ? near_cost : other_cost;
-	if (zero_cost < cost[0]) {
-		k[0] = 0.0f;
-		cost[0] = zero_cost;
+/* In steps. */
+__device__ static inline float magnitude_of(const struct walk *w, float y)
+{
+	return fminf(fabsf(y) * w->inverse, REACH);
+}
+
+__device__ static inline void group_load(float y[CODEC_GROUP], const float *c, uint32_t stride)
+{
+	SIMT_UNROLL
+	for (uint32_t e = 0; e < CODEC_GROUP; e++)
+		y[e] = c[(size_t)e * stride];
+}
+
+/* What the best even and the best odd level of one set cost for a magnitude. */
+__device__ static inline uint32_t branches(
+	const float4 *quantiser, float a, uint32_t set, uint32_t word, float cost[2])
+{
+	const float4 price = quantiser[0], value = quantiser[1];
+	const float low = __fmaf_rd(set ? a + 1.0f : a, 0.5f, ROUNDER);
+	const float half = __fmaf_ru(low, 0.5f, 0.5f * ROUNDER);
+	const float even = fmaf(half, 2.0f, -2.0f * ROUNDER), odd = fmaf(low - half, 2.0f, 1.0f);
+	const float even_cost = level_cost(price, a, even, level_value(even, set, value.y));
+	const float zero_cost = a * a + price.w;
+
+	cost[0] = even > 0.0f ? fminf(even_cost, zero_cost) : zero_cost;
+	cost[1] = level_cost(price, a, odd, level_value(odd, set, odd > 1.0f ? value.y : value.x));
+	return push_sign(word, zero_cost - even_cost);
+}
+
+/* A level of a class's list: of its even ones, or of its odd ones, which come after. at: the first one's
+ * place less ROUNDER's bits; number: ROUNDER plus which. */
+__device__ static inline float near_cost(const struct walk *w, float a, uint32_t at, uint32_t number)
+{
+	const float2 level = *(const float2 *)((const uint8_t *)w->quantisers +
+					       (at + number * (uint32_t)sizeof(struct codec_level)));
+	const float d = a - level.x;
+
+	return d * d + level.y;
+}
+
+/* As branches, of a magnitude below NEAR_REACH. Zero's place among the even levels costs infinitely much: it
+ * is looked at by itself. */
+__device__ static inline uint32_t near_branches(
+	const struct walk *w, uint32_t place, float a, uint32_t set, uint32_t word, float cost[2])
+{
+	enum { LIST_BYTES = CODEC_NEAR * sizeof(struct codec_level) };
+	const uint32_t at = place * LEVELS_WIDER + QUANTISERS_PARTS * (uint32_t)sizeof(float4) +
+			    set * 2 * LIST_BYTES - ROUNDER_BITS * (uint32_t)sizeof(struct codec_level);
+	const float low = __fmaf_rd(set ? a + 1.0f : a, 0.5f, ROUNDER);
+	const float half = __fmaf_ru(low, 0.5f, 0.5f * ROUNDER);
+	const float even_cost = near_cost(w, a, at, f32_bits(half));
+	const float zero_cost = a * a + quantiser_at(w, place)[set * QUANTISER_PARTS].w;
+
+	cost[0] = fminf(even_cost, zero_cost);
+	cost[1] = near_cost(w, a, at + LIST_BYTES, f32_bits(low) - f32_bits(half) + ROUNDER_BITS);
+	return push_sign(word, zero_cost - even_cost);
+}
+
+/* One component further: the costs, and the decisions pushed onto word. near: the magnitude is below
+ * NEAR_REACH.
+ */
+template <bool near>
+__device__ static inline uint32_t advance(
+	float cost[4], const struct walk *w, uint32_t place, float a, uint32_t word)
+{
+	const float4 *quantisers = quantiser_at(w, place);
+	float zero[2], one[2];
+
+	if (near) {
+		word = near_branches(w, place, a, 1, word, one);
+		word = near_branches(w, place, a, 0, word, zero);
+	} else {
+		word = branches(quantisers + QUANTISER_PARTS, a, 1, word, one);
+		word = branches(quantisers, a, 0, word, zero);
 	}
+
+	const float first[4] = {cost[0] + zero[0], cost[2] + one[0], cost[0] + zero[1], cost[2] + one[1]};
+	const float second[4] = {cost[1] + zero[1], cost[3] + one[1], cost[1] + zero[0], cost[3] + one[0]};
+
+	SIMT_UNROLL
+	for (int s = 3; s >= 0; s--) {
+		word = push_sign(word, second[s] - first[s]);
+		cost[s] = fminf(first[s], second[s]);
+	}
+	/* Costs only matter against each other; kept small they lose no digits. */
+	const float least = fminf(fminf(cost[0], cost[1]), fminf(cost[2], cost[3]));
+
+	SIMT_UNROLL
+	for (int s = 0; s < 4; s++)
+		cost[s] -= least;
+	return word;
 }
 
-__device__ static inline uint32_t forth(const struct codec_device_block *block,
-	const struct codec_device_part *part, const struct levels_row *rows, uint32_t r, float inverse,
-	uint32_t token)
+/* Returns the best last state. */
+__device__ static inline uint32_t forth(const struct walk *w)
 {
-	float cost[4] = {0.0f, 1e30f, 1e30f, 1e30f};
+	const uint32_t n_whole = w->r / CODEC_GROUP, n_left = w->r % CODEC_GROUP;
+	const float *c = w->c;
+	const uint4 *places = (const uint4 *)w->places;
+	uint32_t *decisions = w->decisions;
+	float cost[4] = {0.0f, 1e30f, 1e30f, 1e30f}, y[CODEC_GROUP], a[CODEC_GROUP];
 	uint32_t best = 0, word = 0;
 	float least;
 
-	for (uint32_t i = 0; i < r; i++) {
-		const size_t at = (size_t)i * block->stride + token;
-		const float a = fminf(fabsf(block->c[at]) * inverse, 2.0f * LEVELS_MAX - 4.0f);
-		struct quantiser q[2];
-		float k[4], step[4];
+	group_load(y, c, w->stride);
+	for (uint32_t i = 0; i < n_whole; i++) {
+		const uint4 at = places[i];
+		const uint32_t place[CODEC_GROUP] = {at.x, at.y, at.z, at.w};
 
-		quantiser_init(&q[0], part->coder, rows[i], 0);
-		quantiser_init(&q[1], part->coder, rows[i], 1);
-		branches(&q[0], a, k, step);
-		branches(&q[1], a, k + 2, step + 2);
-		const float one[4] = {
-			cost[0] + step[0], cost[2] + step[2], cost[0] + step[1], cost[2] + step[3]};
-		const float two[4] = {
-			cost[1] + step[1], cost[3] + step[3], cost[1] + step[0], cost[3] + step[2]};
-
-		for (uint32_t s = 0; s < 4; s++) {
-			const bool better = two[s] < one[s];
-
-			cost[s] = better ? two[s] : one[s];
-			word |= (uint32_t)better << (i % EACH_WORD * 4 + s);
+		c += i + 1 < codec_groups(w->r) ? (size_t)CODEC_GROUP * w->stride : 0;
+		SIMT_UNROLL
+		for (uint32_t e = 0; e < CODEC_GROUP; e++)
+			a[e] = magnitude_of(w, y[e]);
+		group_load(y, c, w->stride);
+		if (fmaxf(fmaxf(a[0], a[1]), fmaxf(a[2], a[3])) < NEAR_REACH) {
+			SIMT_UNROLL
+			for (uint32_t e = 0; e < CODEC_GROUP; e++)
+				word = advance<true>(cost, w, place[e], a[e], word);
+		} else {
+			SIMT_UNROLL
+			for (uint32_t e = 0; e < CODEC_GROUP; e++)
+				word = advance<false>(cost, w, place[e], a[e], word);
 		}
-		/* Costs only matter against each other; kept small they lose no digits. */
-		least = fminf(fminf(cost[0], cost[1]), fminf(cost[2], cost[3]));
-		for (int s = 0; s < 4; s++)
-			cost[s] -= least;
-		if (i % EACH_WORD == EACH_WORD - 1 || i == r - 1) {
-			block->decisions[(size_t)(i / EACH_WORD) * block->stride + token] = word;
-			word = 0;
-		}
+		*decisions = word;
+		decisions += w->stride;
 	}
+	for (uint32_t e = 0; e < n_left; e++)
+		word = advance<false>(cost, w, w->places[CODEC_GROUP * n_whole + e],
+			magnitude_of(w, c[(size_t)e * w->stride]), word);
+	if (n_left)
+		*decisions = word;
 	least = cost[0];
 	for (uint32_t s = 1; s < 4; s++)
 		if (cost[s] < least) {
@@ -120,86 +217,150 @@ __device__ static inline uint32_t forth(const struct codec_device_block *block,
 	return best;
 }
 
-__device__ static inline void back(const struct codec_device_block *block,
-	const struct codec_device_part *part, const struct levels_row *rows, uint32_t r, float step,
-	uint32_t token, uint32_t state)
+/* Where a token is on its way back. The state is before << 1 | set. */
+struct way_back {
+	uint32_t before, set;
+	float lost, kept, most;
+};
+
+/* One component back: its code. decisions: its own are the lowest. */
+__device__ static inline int16_t retreat(
+	struct way_back *p, const struct walk *w, const float4 *quantisers, float y, uint32_t decisions)
 {
-	const float inverse = 1.0f / step;
-	float lost = 0, kept = 0;
-	uint32_t word = 0;
+	const float4 value = quantisers[p->set * QUANTISER_PARTS + 1];
+	const uint32_t second = decisions >> (p->before << 1 | p->set) & 1;
+	const uint32_t parity = second ^ p->before;
+	const bool zero = !parity && (decisions >> p->set & 16);
+	const float magnitude = fabsf(y) * w->inverse;
+	/* The floor of half of it, or the number above, as parity asks for. */
+	const uint32_t low = f32_bits(__fmaf_rd(fminf(magnitude, REACH) + value.z, 0.5f, ROUNDER));
+	const float level = zero ? 0.0f : f32_from_bits(low + ((low ^ parity) & 1)) - ROUNDER;
+	const float reached = fmaf(level, 2.0f, -value.z) + (level > 1.0f ? value.y : value.x);
+	const float e = fabsf(y) - (level > 0.0f ? reached : 0.0f) * w->step;
+	const float signed_level = f32_from_bits(f32_bits(level) | (f32_bits(y) & 0x80000000u));
 
-	for (uint32_t i = r; i-- > 0;) {
-		const size_t at = (size_t)i * block->stride + token;
-		const uint32_t set = state & 1;
-		const float y = block->c[at];
-		const float a = fminf(fabsf(y) * inverse, 2.0f * LEVELS_MAX - 4.0f);
-		struct quantiser q;
-		float k[2], cost[2];
-
-		if (i % EACH_WORD == EACH_WORD - 1 || i == r - 1)
-			word = block->decisions[(size_t)(i / EACH_WORD) * block->stride + token];
-		const uint32_t second = word >> (i % EACH_WORD * 4 + state) & 1;
-
-		quantiser_init(&q, part->coder, rows[i], set);
-		branches(&q, a, k, cost);
-		const float level = k[second ^ state >> 1];
-		const float value = level_value(q.set, q.bias, level) * step;
-		const float e = fabsf(y) - value;
-		const int code = (f32_bits(y) >> 31 ? -(int)level : (int)level) * 2 + (int)set;
-
-		state = set << 1 | second;
-		/* A coefficient that no level reaches makes its token's error infinite. */
-		lost += e * e + (fabsf(y) * inverse > 2.0f * LEVELS_MAX - 4.0f ? INFINITY : 0.0f);
-		kept += y * y;
-		block->codes[at] = (int16_t)code;
-	}
-	block->lost[token] = lost;
-	block->kept[token] = kept;
+	p->before = p->set;
+	p->set = second;
+	p->lost += e * e;
+	p->kept += y * y;
+	p->most = fmaxf(p->most, magnitude);
+	return (int16_t)f32_bits(fmaf(signed_level, 2.0f, value.z) + ROUNDER);
 }
 
-extern "C" __global__ void __launch_bounds__(CODEC_TILE) codec_quantise(const struct codec_quantise_args a)
+__device__ static inline struct way_back back(const struct walk *w, uint32_t state)
 {
+	const uint32_t n_whole = w->r / CODEC_GROUP;
+	struct way_back p = {state >> 1, state & 1, 0, 0, 0};
+	const uint32_t *decisions = w->decisions + (size_t)n_whole * w->stride;
+	const float *c = w->c + (size_t)CODEC_GROUP * n_whole * w->stride;
+	int16_t *codes = w->codes + (size_t)CODEC_GROUP * n_whole * w->stride;
+	const uint4 *places = (const uint4 *)w->places + n_whole;
+	uint32_t word = w->r % CODEC_GROUP ? *decisions : 0, next;
+	float y[CODEC_GROUP];
+
+	for (uint32_t e = w->r % CODEC_GROUP; e-- > 0; word >>= DECISION_BITS)
+		codes[(size_t)e * w->stride] =
+			retreat(&p, w, quantiser_at(w, w->places[CODEC_GROUP * n_whole + e]),
+				c[(size_t)e * w->stride], word);
+	if (n_whole) {
+		c -= (size_t)CODEC_GROUP * w->stride;
+		decisions -= w->stride;
+		group_load(y, c, w->stride);
+		next = *decisions;
+	}
+	for (uint32_t i = n_whole; i > 0; i--) {
+		const uint4 at = *--places;
+		const uint32_t place[CODEC_GROUP] = {at.x, at.y, at.z, at.w};
+
+		word = next;
+		codes -= (size_t)CODEC_GROUP * w->stride;
+		if (i > 1) {
+			c -= (size_t)CODEC_GROUP * w->stride;
+			decisions -= w->stride;
+		}
+		next = *decisions;
+		SIMT_UNROLL
+		for (int e = CODEC_GROUP - 1; e >= 0; e--) {
+			const float now = y[e];
+
+			y[e] = c[(size_t)e * w->stride];
+			codes[(size_t)e * w->stride] = retreat(&p, w, quantiser_at(w, place[e]), now,
+				word >> (CODEC_GROUP - 1 - e) * DECISION_BITS);
+		}
+	}
+	return p;
+}
+
+extern "C" __global__ void __launch_bounds__(CODEC_TILE, 8) codec_quantise(const struct codec_quantise_args a)
+{
+	__shared__ float4 quantisers[QUANTISERS_PARTS + LEVELS_PARTS];
 	const struct codec_device_block *block = &a.blocks[blockIdx.z];
 	const struct codec_device_part *part = &a.parts[block->part];
 	const struct codec_device_chunk *chunk = &a.chunks[block->chunk];
 	const uint32_t token = blockIdx.x * CODEC_TILE + threadIdx.x;
-	uint32_t coded, rung, r;
+	uint32_t coded, rung;
+	struct walk w;
+	struct way_back p;
 
+	for (uint32_t i = threadIdx.x; i < QUANTISERS_PARTS; i += CODEC_TILE)
+		quantisers[i] = ((const float4 *)part->quantisers)[i];
+	for (uint32_t i = threadIdx.x; i < LEVELS_PARTS; i += CODEC_TILE)
+		quantisers[QUANTISERS_PARTS + i] = ((const float4 *)part->levels)[i];
+	__syncthreads();
 	if (token >= chunk->n_tokens)
 		return;
 	coded = a.classes[block->chunk * CODEC_TOKENS_MAX + token];
 	if (coded >= CODEC_CLASSES)
 		return;
 	rung = chunk->rung[coded];
-	r = part->active[rung];
-	const struct levels_row *rows = part->rows + (size_t)rung * part->n_components;
-
-	back(block, part, rows, r, part->step[rung], token,
-		forth(block, part, rows, r, 1.0f / part->step[rung], token));
+	w.c = block->c + token;
+	w.decisions = block->decisions + token;
+	w.codes = block->codes + token;
+	w.places = part->places + (size_t)rung * codec_groups(part->n_components) * CODEC_GROUP;
+	w.quantisers = quantisers;
+	w.stride = block->stride;
+	w.r = part->active[rung];
+	w.step = part->step[rung];
+	w.inverse = 1.0f / part->step[rung];
+	p = back(&w, forth(&w));
+	/* A coefficient that no level reaches makes its token's error infinite. */
+	block->lost[token] = p.most > REACH ? INFINITY : p.lost;
+	block->kept[token] = p.kept;
 }
 
-extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_errors(const struct codec_errors_args a)
+/* A lane has a token; warps share the parts out, so that what is read is on its way together. */
+extern "C" __global__ void __launch_bounds__(CODEC_ERRORS_THREADS)
+	codec_errors(const struct codec_errors_args a)
 {
-	const struct codec_device_chunk *chunk = &a.chunks[blockIdx.x];
-	float *errors = a.errors + (size_t)blockIdx.x * CODEC_PLANES_MAX * CODEC_TOKENS_MAX;
+	enum { WARPS = CODEC_ERRORS_THREADS / 32 };
+	__shared__ float sums[2][WARPS][32];
+	const struct codec_device_chunk *chunk = &a.chunks[blockIdx.z];
+	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, plane = blockIdx.y;
+	const uint32_t token = blockIdx.x * 32 + lane, end = a.first_block[blockIdx.z + 1];
+	float error = 0, norm = 0;
 
-	for (uint32_t token = threadIdx.x; token < chunk->n_tokens; token += blockDim.x)
-		for (uint32_t plane = 0; plane < chunk->n_planes; plane++) {
-			float error = 0, norm = 0;
+	if (token < chunk->n_tokens)
+		for (uint32_t i = a.first_block[blockIdx.z] + warp; i < end; i += WARPS) {
+			const struct codec_device_block *block = &a.blocks[i];
+			const struct codec_device_part *part = &a.parts[block->part];
+			const float energy = block->energy[token], lost = block->lost[token],
+				    kept = block->kept[token], of_part = block->norm[token];
 
-			for (uint32_t i = a.first_block[blockIdx.x]; i < a.first_block[blockIdx.x + 1]; i++) {
-				const struct codec_device_block *block = &a.blocks[i];
-				const struct codec_device_part *part = &a.parts[block->part];
-
-				if (part->plane != plane)
-					continue;
-				error += block->lost[token] +
-					 fmaxf(0, block->energy[token] - block->kept[token]) +
-					 block->energy[token] * CODEC_PRODUCT_NOISE /
-						 sqrtf((float)part->n_columns);
-				norm += block->norm[token];
-			}
-			errors[plane * CODEC_TOKENS_MAX + token] =
-				error == 0 ? 0.0f : (float)sqrt((double)error / (double)norm);
+			if (part->plane != plane)
+				continue;
+			error += lost + fmaxf(0, energy - kept) +
+				 energy * CODEC_PRODUCT_NOISE / sqrtf((float)part->n_columns);
+			norm += of_part;
 		}
+	sums[0][warp][lane] = error;
+	sums[1][warp][lane] = norm;
+	__syncthreads();
+	if (warp || token >= chunk->n_tokens)
+		return;
+	for (uint32_t i = 1; i < WARPS; i++) {
+		error += sums[0][i][lane];
+		norm += sums[1][i][lane];
+	}
+	a.errors[(blockIdx.z * CODEC_PLANES_MAX + plane) * CODEC_TOKENS_MAX + token] =
+		error == 0 ? 0.0f : (float)sqrt((double)error / (double)norm);
 }

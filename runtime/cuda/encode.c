@@ -121,14 +121,13 @@ static bool slice_add(
 	const struct codec_device_part *part = &e->t->parts[block->part];
 	struct arena *a = &e->codec->arena;
 	struct codec_device_block *to = &s->blocks[s->n];
-	const uint64_t rows = (uint64_t)(k ? k : 1) * block->stride;
+	const uint64_t groups = (uint64_t)(k ? codec_groups(k) : 1) * block->stride;
 
 	*to = *block;
 	to->k = k;
 	to->x = (uint16_t *)arena_take(a, (uint64_t)block->stride * part->n_columns * sizeof *to->x);
-	to->c = (float *)arena_take(a, rows * sizeof *to->c);
-	to->decisions =
-		(uint32_t *)arena_take(a, (uint64_t)(k / 8 + 1) * block->stride * sizeof *to->decisions);
+	to->c = (float *)arena_take(a, groups * CODEC_GROUP * sizeof *to->c);
+	to->decisions = (uint32_t *)arena_take(a, groups * sizeof *to->decisions);
 	if (!to->x || !to->c || !to->decisions)
 		return false;
 	s->k_max = k > s->k_max ? k : s->k_max;
@@ -153,8 +152,8 @@ static int slice_run(struct device_encoder *e, struct slice *s, CUdeviceptr clas
 	c->post.used = round_up((uint32_t)((uint8_t *)(s->blocks + s->n) - c->post.host), DEVICE_ALIGN);
 	r = post_send(c);
 	if (!r && s->n)
-		r = device_codec_launch(c, DEVICE_KERNEL_codec_convert, s->stride_max / (CODEC_THREADS / 32),
-			1, s->n, CODEC_THREADS, 0, &convert);
+		r = device_codec_launch(c, DEVICE_KERNEL_codec_convert, s->stride_max / CODEC_CONVERT_TILE, 1,
+			s->n, CODEC_CONVERT_THREADS, 0, &convert);
 	if (!r && s->n && s->k_max)
 		r = device_codec_launch(c, DEVICE_KERNEL_codec_project, tiles,
 			round_up(s->k_max, CODEC_TILE) / CODEC_TILE, s->n, CODEC_THREADS,
@@ -217,8 +216,8 @@ static int read_errors(struct device_encoder *e)
 		(const struct codec_device_block *)e->blocks_at, (const uint32_t *)e->first_block_at,
 		(float *)e->errors_at};
 	struct device_codec *c = e->codec;
-	int r = device_codec_launch(
-		c, DEVICE_KERNEL_codec_errors, (uint32_t)e->n, 1, 1, CODEC_THREADS, 0, &a);
+	int r = device_codec_launch(c, DEVICE_KERNEL_codec_errors, round_up(e->tokens_max, 32) / 32,
+		e->geometry->n_planes, (uint32_t)e->n, CODEC_ERRORS_THREADS, 0, &a);
 
 	if (!r)
 		r = device_status(c->driver->cuMemcpyDtoHAsync(e->errors, e->errors_at,

@@ -1,5 +1,6 @@
 /* Transforms on the device, and what describes chunks there. */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -171,9 +172,9 @@ static void *lay(struct layout *l, uint64_t len, void *device_address)
 }
 
 static void lay_rows(const struct transform *t, const struct transform_part *from,
-	struct codec_device_part *part, struct levels_row *rows, int8_t *classes)
+	struct codec_device_part *part, struct levels_row *rows, int8_t *classes, uint32_t *places)
 {
-	const uint32_t n = part->n_components;
+	const uint32_t n = part->n_components, n_places = codec_groups(n) * CODEC_GROUP;
 
 	for (uint32_t rung = 0; rung < t->n_rungs; rung++) {
 		uint32_t wide = 0;
@@ -189,12 +190,52 @@ static void lay_rows(const struct transform *t, const struct transform_part *fro
 
 			rows[rung * n + i] = levels_row(level_class);
 			classes[rung * n + i] = (int8_t)level_class;
+			places[rung * n_places + i] = (uint32_t)(level_class - LEVELS_TABLE_CLASS_MIN) *
+						      LEVELS_SETS * sizeof(struct codec_quantiser);
 		}
 	}
 }
 
+/* Powers of two are exact wherever they stand: a division of every level becomes one of constants. */
+static void lay_quantisers(struct codec_quantiser *to, const struct levels_coder *coder)
+{
+	for (uint32_t i = 0; i < CODEC_QUANTISERS; i++)
+		for (uint32_t set = 0; set < LEVELS_SETS; set++) {
+			const struct levels_row row = levels_row((int)i + LEVELS_TABLE_CLASS_MIN);
+			const struct levels_cost *cost = &coder->cost[row.table][set];
+			const float shrink = 1.0f / (float)(1u << row.shift);
+
+			to[i * LEVELS_SETS + set] = (struct codec_quantiser){
+				.bend = cost->bend * shrink * shrink,
+				.slope = cost->slope * shrink,
+				.base = cost->base + LEVELS_LAMBDA * (float)row.shift,
+				.zero = cost->zero + LEVELS_LAMBDA * (float)row.shift,
+				.set = (float)set,
+				.bias = {coder->bias[row.table][set][0], coder->bias[row.table][set][1]}};
+		}
+}
+
+static void lay_levels(struct codec_level *to, const struct levels_coder *coder)
+{
+	for (uint32_t i = 0; i < CODEC_QUANTISERS; i++)
+		for (uint32_t set = 0; set < LEVELS_SETS; set++)
+			for (uint32_t k = 0; k < 2 * CODEC_NEAR; k++) {
+				const struct levels_row row = levels_row((int)i + LEVELS_TABLE_CLASS_MIN);
+				const struct levels_cost *cost = &coder->cost[row.table][set];
+				const float v = (float)k / (float)(1u << row.shift);
+				const float base = cost->base + LEVELS_LAMBDA * (float)row.shift;
+
+				to[((i * LEVELS_SETS + set) * 2 + k % 2) * CODEC_NEAR + k / 2] =
+					(struct codec_level){
+						levels_magnitude((int)k, set, coder->bias[row.table][set]),
+						k ? (cost->bend * v + cost->slope) * v + base : INFINITY};
+			}
+}
+
 static void lay_part(struct layout *l, const struct geometry *g, const struct transform *t, uint32_t number,
-	const struct levels_coder *const coders[CODEC_PLANES_MAX], struct codec_device_part *part)
+	const struct levels_coder *const coders[CODEC_PLANES_MAX],
+	const struct codec_quantiser *const quantisers[CODEC_PLANES_MAX],
+	const struct codec_level *const levels[CODEC_PLANES_MAX], struct codec_device_part *part)
 {
 	const struct transform_part *from = &t->parts[number];
 	const struct plane *plane = &g->planes[from->plane];
@@ -205,9 +246,12 @@ static void lay_part(struct layout *l, const struct geometry *g, const struct tr
 	int8_t *classes;
 	struct codec_octet *octets;
 	struct levels_row *rows;
+	uint32_t *places;
 	uint16_t *basis;
 
 	*part = (struct codec_device_part){.coder = coders[from->plane],
+		.quantisers = quantisers[from->plane],
+		.levels = levels[from->plane],
 		.n_columns = n_columns,
 		.n_components = r,
 		.plane = from->plane,
@@ -222,7 +266,8 @@ static void lay_part(struct layout *l, const struct geometry *g, const struct tr
 	inverse = lay(l, n_columns * sizeof *inverse, &part->inverse);
 	classes = lay(l, (uint64_t)t->n_rungs * r * sizeof *classes, &part->classes);
 	rows = lay(l, (uint64_t)t->n_rungs * r * sizeof *rows, &part->rows);
-	lay_rows(t, from, part, rows, classes);
+	places = lay(l, (uint64_t)t->n_rungs * codec_groups(r) * CODEC_GROUP * sizeof *places, &part->places);
+	lay_rows(t, from, part, rows, classes, places);
 	if (!l->host)
 		return;
 	octets_lay(plane, from->n_layers, octets);
@@ -237,15 +282,24 @@ static void lay_transform(
 	struct layout *l, const struct geometry *g, const struct transform *t, struct device_transform *out)
 {
 	const struct levels_coder *coders[CODEC_PLANES_MAX] = {NULL};
+	const struct codec_quantiser *quantisers[CODEC_PLANES_MAX] = {NULL};
+	const struct codec_level *levels[CODEC_PLANES_MAX] = {NULL};
 	struct codec_device_part *parts;
 
 	for (uint32_t i = 0; i < g->n_planes; i++) {
 		const struct plane *plane = &g->planes[i];
 		struct levels_coder *coder = lay(l, sizeof *coder, &coders[i]);
+		struct codec_quantiser *q =
+			lay(l, CODEC_QUANTISERS * LEVELS_SETS * sizeof *q, &quantisers[i]);
+		struct codec_level *listed =
+			lay(l, CODEC_QUANTISERS * LEVELS_SETS * 2 * CODEC_NEAR * sizeof *listed, &levels[i]);
 		float *frequency;
 
-		if (coder)
+		if (coder) {
 			levels_coder_init(coder, &t->tables[i]);
+			lay_quantisers(q, coder);
+			lay_levels(listed, coder);
+		}
 		if (plane->rope_kind == ROPE_NONE)
 			continue;
 		out->half[i] = plane->rope_dim / 2;
@@ -255,7 +309,7 @@ static void lay_transform(
 			memcpy(frequency, plane->inv_freq, out->half[i] * sizeof *frequency);
 	}
 	for (uint32_t i = 0; i < t->n_parts; i++)
-		lay_part(l, g, t, i, coders, &out->parts[i]);
+		lay_part(l, g, t, i, coders, quantisers, levels, &out->parts[i]);
 	parts = lay(l, t->n_parts * sizeof *parts, &out->parts_at);
 	if (parts)
 		memcpy(parts, out->parts, t->n_parts * sizeof *parts);

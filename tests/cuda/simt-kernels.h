@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-enum { SIMT_TEST_K = 64, SIMT_TEST_BLOCK = 256, SIMT_TEST_VOTES = 12, SIMT_TEST_BITS = 16 };
+enum { SIMT_TEST_K = 64, SIMT_TEST_BLOCK = 256, SIMT_TEST_VOTES = 12, SIMT_TEST_BITS = 18 };
 
 struct simt_test_product_args {
 	const uint16_t *a;  /* [16, K] f16 */

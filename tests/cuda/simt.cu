@@ -109,7 +109,8 @@ extern "C" __global__ void simt_test_bits(const struct simt_test_bits_args a)
 	if (i >= a.n)
 		return;
 	__shared__ uint2 pairs[64];
-	const uint32_t x = a.in[2 * i], y = a.in[2 * i + 1];
+	const uint32_t x = __ldcs(&a.in[2 * i]), y = a.in[2 * i + 1];
+	const float z = __uint_as_float(a.in[2 * a.n - 1 - i]);
 	uint32_t *const out = a.out + i * SIMT_TEST_BITS;
 
 	pairs[threadIdx.x] = make_uint2(x, y);
@@ -136,6 +137,8 @@ extern "C" __global__ void simt_test_bits(const struct simt_test_bits_args a)
 	out[14] = simt_load_byte(mine + (y & 7));
 	out[15] = 0xa5a5a5a5u;
 	simt_store_word(reinterpret_cast<uint8_t *>(out + 15) + 1, x, y & 1);
+	out[16] = __float_as_uint(__fmaf_rd(__uint_as_float(x), __uint_as_float(y), z));
+	out[17] = __float_as_uint(__fmaf_ru(__uint_as_float(x), __uint_as_float(y), z));
 }
 
 extern "C" __global__ void simt_test_wrong(const struct simt_test_wrong_args a)

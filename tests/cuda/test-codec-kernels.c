@@ -1,6 +1,6 @@
-/* The codec's kernels one by one: given the same coefficients, the device's trellis gives the host's codes
- * and errors to the bit, and given the same codes, its entropy coder gives the host's bytes, and from these
- * the codes' values. */
+/* The codec's kernels one by one: features are the host's as f16 holds them; given the same coefficients, the
+ * device's trellis gives the host's codes and errors to the bit, and given the same codes, its entropy coder
+ * gives the host's bytes, and from these the codes' values. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,16 +40,16 @@ struct bench {
 	uint32_t part;
 };
 
-static void bench_open(struct bench *b, uint32_t part)
+static void bench_open_shape(struct bench *b, const struct codec_shape *of, uint32_t part, uint32_t n_tokens)
 {
-	b->w = codec_world_new(device, &shape, seed);
+	b->w = codec_world_new(device, of, seed);
 	b->part = part;
 	assert_int_equal(device_codec_new(device, 32 << 20, 0, &b->c), 0);
 	assert_int_equal(device_codec_begin(b->c), 0);
 	assert_int_equal(device_codec_transform(b->c, &b->w->g, b->w->t, &b->t), 0);
 	b->chunk = post_take(&b->c->post, sizeof *b->chunk, &b->chunk_at);
 	b->block = post_take(&b->c->post, sizeof *b->block, &b->block_at);
-	const struct codec_chunk from = codec_world_chunk(b->w, true, 0, STRIDE, 0);
+	const struct codec_chunk from = codec_world_chunk(b->w, true, 0, n_tokens, 0);
 	struct arena *a = &b->c->arena;
 	const uint32_t r = b->t->parts[part].n_components;
 
@@ -57,11 +57,16 @@ static void bench_open(struct bench *b, uint32_t part)
 	*b->block = (struct codec_device_block){.part = part,
 		.stride = STRIDE,
 		.k = r,
-		.c = (float *)arena_take(a, r * STRIDE * sizeof(float)),
-		.decisions = (uint32_t *)arena_take(a, (r / 8 + 1) * STRIDE * 4),
+		.c = (float *)arena_take(a, codec_groups(r) * CODEC_GROUP * STRIDE * sizeof(float)),
+		.decisions = (uint32_t *)arena_take(a, codec_groups(r) * STRIDE * 4),
 		.codes = (int16_t *)arena_take(a, r * STRIDE * 2),
 		.lost = (float *)arena_take(a, STRIDE * 4),
 		.kept = (float *)arena_take(a, STRIDE * 4)};
+}
+
+static void bench_open(struct bench *b, uint32_t part)
+{
+	bench_open_shape(b, &shape, part, STRIDE);
 }
 
 static void bench_close(struct bench *b)
@@ -102,39 +107,97 @@ static void make_coefficients(struct bench *b, float *c, uint32_t r)
 			if (t == 9)
 				c[i * STRIDE + t] = t % 2 ? -0.0f : 0.0f;
 		}
-	c[5 * STRIDE + 77] = 1e9f; /* over what levels reach */
+	c[(r > 5 ? 5 : 0) * STRIDE + 77] = 1e9f; /* over what levels reach */
 }
 
+/* What the host makes of all coefficients at one rung. */
+struct quantised {
+	uint32_t r;
+	int16_t *codes; /* [r, STRIDE] */
+	float lost[STRIDE], kept[STRIDE];
+};
+
+static void host_quantise(const struct bench *b, const float *c, uint32_t rung, struct quantised *out)
+{
+	const struct transform_part *part = &b->w->t->parts[b->part];
+	const float step = b->w->t->step[rung];
+	struct levels_coder coder;
+	struct levels_row *rows;
+	void *work;
+
+	*out = (struct quantised){.r = transform_active(part, step)};
+	out->codes = calloc(out->r * STRIDE, 2);
+	rows = calloc(out->r, sizeof *rows);
+	work = aligned_alloc(64, (levels_work_bytes(out->r) + 63) / 64 * 64);
+	host_coder(b, &coder);
+	codec_rows(part, step, out->r, rows);
+	kernels_cpu()->quantise_levels(c, STRIDE, out->r, STRIDE, &coder, rows, step, out->codes, STRIDE,
+		out->lost, out->kept, work);
+	free(rows);
+	free(work);
+}
+
+enum { UNTOUCHED = 0x5555 };
+
+static void expect_token(const struct bench *b, uint32_t t, const struct quantised *host,
+	const int16_t *codes, const float *lost, const float *kept)
+{
+	for (uint32_t i = 0; i < b->t->parts[b->part].n_components; i++) {
+		const int expected = host && i < host->r ? host->codes[i * STRIDE + t] : UNTOUCHED;
+
+		if (codes[i * STRIDE + t] != expected)
+			fail_msg("seed %llu: component %u token %u: %d on the host, %d on the device",
+				(unsigned long long)seed, i, t, expected, codes[i * STRIDE + t]);
+	}
+	if (host) {
+		assert_memory_equal(&host->lost[t], &lost[t], 4);
+		assert_memory_equal(&host->kept[t], &kept[t], 4);
+	}
+}
+
+/* Chunks whole and not; all tokens of one class, and classes in turn, at rungs of their own, some tokens left
+ * alone; as many components as fill groups, and one and two and three more. */
 static void same_codes(void **state)
 {
-	(void)state;
-	for (uint32_t rung = 0; rung < 3; rung++) {
-		struct bench b;
-		struct levels_coder coder;
+	static const struct {
+		uint32_t n_tokens, n_components, rungs[CODEC_CLASSES];
+		bool mixed;
+	} cases[] = {
+		{256, 100, {0, 0, 0}, false},
+		{256, 101, {1, 0, 2}, false},
+		{256, 102, {2, 0, 1}, true},
+		{131, 103, {0, 1, 2}, true},
+		{1, 3, {0, 0, 0}, false},
+		{33, 1, {1, 0, 2}, true},
+	};
 
-		bench_open(&b, rung % 2);
-		const struct transform_part *part = &b.w->t->parts[b.part];
-		const float step = b.w->t->step[rung];
-		const uint32_t r = transform_active(part, step);
-		float *c = calloc(r * STRIDE, 4), lost[STRIDE] = {0}, kept[STRIDE] = {0},
-		      device_sums[2][STRIDE];
-		int16_t *codes = calloc(r * STRIDE, 2), *device_codes = calloc(r * STRIDE, 2);
-		struct levels_row *rows = calloc(r, sizeof *rows);
-		void *work = aligned_alloc(64, (levels_work_bytes(r) + 63) / 64 * 64);
+	(void)state;
+	for (uint32_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+		struct codec_shape of = shape;
+		struct bench b;
+
+		of.n_components = cases[k].n_components;
+		bench_open_shape(&b, &of, k % 2, cases[k].n_tokens);
+		const uint32_t n = b.t->parts[b.part].n_components;
+		const size_t codes_len = (size_t)n * STRIDE * 2;
+		float *c = calloc((size_t)n * STRIDE, 4), lost[STRIDE], kept[STRIDE];
+		int16_t *codes = malloc(codes_len);
+		struct quantised host[CODEC_CLASSES];
 		uint8_t coded[CODEC_TOKENS_MAX] = {0};
 		CUdeviceptr coded_at = arena_take(&b.c->arena, sizeof coded);
 
-		host_coder(&b, &coder);
-		codec_rows(part, step, r, rows);
-		make_coefficients(&b, c, r);
-		kernels_cpu()->quantise_levels(
-			c, STRIDE, r, STRIDE, &coder, rows, step, codes, STRIDE, lost, kept, work);
+		make_coefficients(&b, c, n);
+		for (uint32_t i = 0; i < CODEC_CLASSES; i++) {
+			b.chunk->rung[i] = cases[k].rungs[i];
+			host_quantise(&b, c, cases[k].rungs[i], &host[i]);
+		}
+		for (uint32_t t = 0; t < STRIDE; t++)
+			coded[t] = cases[k].mixed ? (uint8_t)(t * 7 % 11 % (CODEC_CLASSES + 1)) : 0;
 		coded[200] = CODEC_CLASSES; /* one to be left alone */
-		b.chunk->rung[0] = rung;
-		send(&b, b.block->c, c, r * STRIDE * 4);
+		send(&b, b.block->c, c, (size_t)n * STRIDE * 4);
 		send(&b, (void *)coded_at, coded, sizeof coded);
-		memset(device_codes, 0x55, r * STRIDE * 2);
-		send(&b, b.block->codes, device_codes, r * STRIDE * 2);
+		memset(codes, UNTOUCHED & 0xff, codes_len);
+		send(&b, b.block->codes, codes, codes_len);
 		const struct codec_quantise_args a = {(const struct codec_device_part *)b.t->parts_at,
 			(const struct codec_device_chunk *)b.chunk_at,
 			(const struct codec_device_block *)b.block_at, (const uint8_t *)coded_at};
@@ -143,29 +206,182 @@ static void same_codes(void **state)
 		assert_int_equal(device_codec_launch(b.c, DEVICE_KERNEL_codec_quantise, STRIDE / CODEC_TILE,
 					 1, 1, CODEC_TILE, 0, &a),
 			0);
-		fetch(&b, device_codes, b.block->codes, r * STRIDE * 2);
-		fetch(&b, device_sums[0], b.block->lost, STRIDE * 4);
-		fetch(&b, device_sums[1], b.block->kept, STRIDE * 4);
+		fetch(&b, codes, b.block->codes, codes_len);
+		fetch(&b, lost, b.block->lost, STRIDE * 4);
+		fetch(&b, kept, b.block->kept, STRIDE * 4);
 		for (uint32_t t = 0; t < STRIDE; t++)
-			for (uint32_t i = 0; i < r; i++)
-				if (device_codes[i * STRIDE + t] !=
-					(t == 200 ? 0x5555 : codes[i * STRIDE + t]))
-					fail_msg("seed %llu rung %u: component %u token %u: %d on the host, "
-						 "%d on the device",
-						(unsigned long long)seed, rung, i, t, codes[i * STRIDE + t],
-						device_codes[i * STRIDE + t]);
-		for (uint32_t t = 0; t < STRIDE; t++)
-			if (t != 200) {
-				assert_memory_equal(&lost[t], &device_sums[0][t], 4);
-				assert_memory_equal(&kept[t], &device_sums[1][t], 4);
-			}
+			expect_token(&b, t,
+				t < cases[k].n_tokens && coded[t] < CODEC_CLASSES ? &host[coded[t]] : NULL,
+				codes, lost, kept);
+		for (uint32_t i = 0; i < CODEC_CLASSES; i++)
+			free(host[i].codes);
 		free(c);
 		free(codes);
-		free(device_codes);
-		free(rows);
-		free(work);
 		bench_close(&b);
 	}
+}
+
+/* ---- features */
+
+/* As the host gathers them: [n_tokens, n_features]. */
+static float *host_features(const struct bench *b, uint32_t offset, uint32_t n_tokens, uint64_t position)
+{
+	const struct transform_part *part = &b->w->t->parts[b->part];
+	const struct plane *plane = &b->w->g.planes[part->plane];
+	const size_t width = plane_width(plane), half = plane->rope_dim / 2;
+	const struct kv_run run = {
+		.blocks = b->w->blocks, .block_tokens = b->w->block_tokens, .offset = offset};
+	float *x = calloc((size_t)n_tokens * part->n_features, sizeof *x);
+	float *table = calloc(2 * n_tokens * half + 1, sizeof *table);
+	const struct rope_table rope = {table, table + n_tokens * half};
+	uint64_t positions[STRIDE];
+	uint16_t tokens[STRIDE];
+
+	for (uint32_t t = 0; t < n_tokens; t++) {
+		positions[t] = position + t;
+		tokens[t] = (uint16_t)t;
+	}
+	if (plane->rope_kind != ROPE_NONE)
+		kernels_cpu()->rope_fill(plane, positions, n_tokens, table, table + n_tokens * half);
+	for (uint32_t l = 0; l < part->n_layers; l++)
+		kernels_cpu()->gather(plane,
+			&b->w->pages[(part->first_layer + l) * b->w->g.n_planes + part->plane], &run, tokens,
+			n_tokens, plane->rope_kind != ROPE_NONE ? &rope : NULL, part->mean + l * width,
+			part->weight + l * width, x + l * width, part->n_features);
+	free(table);
+	return x;
+}
+
+struct features {
+	uint32_t n_columns;
+	struct codec_octet *octets;
+	uint16_t *x; /* at codec_feature_at */
+	float energy[STRIDE], norm[STRIDE];
+};
+
+static void device_features(
+	struct bench *b, uint32_t offset, uint32_t n_tokens, uint64_t position, struct features *out)
+{
+	const struct codec_chunk from = codec_world_chunk(b->w, true, offset, n_tokens, position);
+	const struct codec_device_part *part = &b->t->parts[b->part];
+	const size_t x_len = (size_t)STRIDE * part->n_columns * 2;
+	struct arena *a = &b->c->arena;
+
+	assert_int_equal(device_codec_chunk(b->c, b->t, &from, b->chunk), 0);
+	b->block->x = (uint16_t *)arena_take(a, x_len);
+	b->block->energy = (float *)arena_take(a, STRIDE * 4);
+	b->block->norm = (float *)arena_take(a, STRIDE * 4);
+	assert_true(b->block->x && b->block->energy && b->block->norm);
+	*out = (struct features){.n_columns = part->n_columns,
+		.octets = calloc(part->n_columns / 8, sizeof *out->octets),
+		.x = malloc(x_len)};
+	memset(out->x, 0x7f, x_len);
+	send(b, b->block->x, out->x, x_len);
+	const struct codec_convert_args args = {(const struct codec_device_part *)b->t->parts_at,
+		(const struct codec_device_chunk *)b->chunk_at,
+		(const struct codec_device_block *)b->block_at};
+
+	assert_int_equal(post_send(b->c), 0);
+	assert_int_equal(device_codec_rope(b->c, b->t, &b->w->g, b->chunk_at, 1, n_tokens), 0);
+	assert_int_equal(device_codec_launch(b->c, DEVICE_KERNEL_codec_convert, STRIDE / CODEC_CONVERT_TILE,
+				 1, 1, CODEC_CONVERT_THREADS, 0, &args),
+		0);
+	fetch(b, out->x, b->block->x, x_len);
+	fetch(b, out->energy, b->block->energy, sizeof out->energy);
+	fetch(b, out->norm, b->block->norm, sizeof out->norm);
+	fetch(b, out->octets, part->octets, part->n_columns / 8 * sizeof *out->octets);
+}
+
+/* One token's features and sums, to what f16 and f32 round. */
+static void expect_features(const struct bench *b, const struct features *f, const float *host, uint32_t t)
+{
+	const struct transform_part *part = &b->w->t->parts[b->part];
+	const struct plane *plane = &b->w->g.planes[part->plane];
+	double energy = 0, norm = 0;
+
+	for (uint32_t i = 0; i < f->n_columns; i++) {
+		const struct codec_octet *o = &f->octets[i / 8];
+		const size_t at = o->layer * plane_width(plane) + o->head * plane->dim + o->dim + i % 8;
+		const uint16_t bits = f->x[codec_feature_at(t, i, f->n_columns)];
+		const double seen = (double)f16_to_f32(bits);
+
+		if (!host || o->layer == CODEC_NO_LAYER) {
+			assert_true(bits == 0 || (host && seen == 0));
+			continue;
+		}
+		const double z = (double)host[t * part->n_features + at];
+		const double weighed = z + (double)part->mean[at] * (double)part->weight[at];
+
+		energy += z * z;
+		norm += weighed * weighed;
+		if (!(fabs(seen - z) <= 0x1p-11 * fabs(z) + 1e-5))
+			fail_msg("seed %llu: token %u column %u: %g on the host, %g on the device",
+				(unsigned long long)seed, t, i, z, seen);
+	}
+	if (!host)
+		return;
+	assert_true(fabs((double)f->energy[t] - energy) <= 1e-5 * energy);
+	assert_true(fabs((double)f->norm[t] - norm) <= 1e-5 * norm);
+}
+
+/* Parts of more columns than a warp takes at a time, and of fewer; chunks that end within a warp's tokens. */
+static void same_features(void **state)
+{
+	static const struct codec_shape shapes[] = {
+		{"f16, a warp's columns and some more", 3, 2, 3, 80, DTYPE_F16, ROPE_HALF, 0, 80, 1, 3, 20,
+			16, false},
+		{"bf16, a rotated end, blocks by head", 3, 2, 2, 72, DTYPE_BF16, ROPE_HALF, 56, 16, 1, 2, 20,
+			16, true},
+		{"f32, interleaved in part, scaled", 2, 2, 2, 40, DTYPE_F32, ROPE_INTERLEAVED, 8, 24, 1.25f,
+			2, 20, 8, false},
+		{"f32, pairs", 2, 2, 4, 128, DTYPE_F32, ROPE_HALF, 0, 128, 1, 2, 20, 16, false},
+		{"f16, interleaved", 2, 1, 4, 64, DTYPE_F16, ROPE_INTERLEAVED, 0, 64, 1, 2, 20, 16, false},
+	};
+	static const struct {
+		uint32_t offset, n_tokens;
+	} runs[] = {{0, 256}, {5, 131}, {17, 1}, {3, 98}};
+
+	(void)state;
+	for (uint32_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+		for (uint32_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+			const uint64_t position = 1000 * i;
+			const uint32_t n = runs[i].n_tokens;
+			struct features f;
+			struct bench b;
+
+			bench_open_shape(&b, &shapes[k], i % shapes[k].n_planes, STRIDE);
+			float *host = host_features(&b, runs[i].offset, n, position);
+
+			device_features(&b, runs[i].offset, n, position, &f);
+			for (uint32_t t = 0; t < STRIDE; t++)
+				expect_features(&b, &f, t < n ? host : NULL, t);
+			free(host);
+			free(f.x);
+			free(f.octets);
+			bench_close(&b);
+		}
+}
+
+/* A feature that f16 does not hold, or none at all, makes its token's energy infinite, and no other's. */
+static void features_beyond(void **state)
+{
+	static const float values[] = {1e30f, NAN, INFINITY, -3e5f};
+	const struct codec_shape of = {"f32", 1, 1, 2, 64, DTYPE_F32, ROPE_NONE, 0, 0, 1, 1, 20, 16, false};
+	struct features f;
+	struct bench b;
+
+	(void)state;
+	bench_open_shape(&b, &of, 0, STRIDE);
+	for (uint32_t i = 0; i < 4; i++)
+		memcpy(codec_world_at(b.w, b.w->memory, 0, 0, i % 2, 0, 10 * i + 1) + 4 * (5 + 13 * i),
+			&values[i], 4);
+	codec_world_send(b.w);
+	device_features(&b, 0, 50, 0, &f);
+	for (uint32_t t = 0; t < 50; t++)
+		assert_int_equal(isinf(f.energy[t]) != 0, t % 10 == 1 && t < 40);
+	free(f.x);
+	free(f.octets);
+	bench_close(&b);
 }
 
 /* The host's section of levels of some tokens. */
@@ -503,6 +719,8 @@ static void values_come_back(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(same_features),
+		cmocka_unit_test(features_beyond),
 		cmocka_unit_test(same_codes),
 		cmocka_unit_test(same_streams),
 		cmocka_unit_test(values_come_back),

@@ -3,6 +3,7 @@
  * under the driver double the emulation. That the emulation catches what CUDA leaves undefined is tested by
  * processes of their own, which it ends.
  */
+#include <fenv.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -192,6 +193,21 @@ static uint32_t nearest_half(uint32_t bits)
 	return sign | (below < above || (below == above && lo % 2 == 0) ? lo : hi);
 }
 
+/* Bits of x y + z as the C library rounds it, in one direction. */
+static void expect_fused(uint32_t seen_bits, const uint32_t in[3], int direction)
+{
+	float of[3], seen;
+
+	memcpy(of, in, sizeof of);
+	memcpy(&seen, &seen_bits, sizeof seen);
+	fesetround(direction);
+	volatile float x = of[0], y = of[1], z = of[2], expected = fmaf(x, y, z);
+	fesetround(FE_TONEAREST);
+	const float e = expected;
+
+	assert_true(isnan(e) ? isnan(seen) : memcmp(&seen, &e, sizeof e) == 0);
+}
+
 static void bits(void **state)
 {
 	enum { N = 4096 };
@@ -206,8 +222,14 @@ static void bits(void **state)
 			in[i][j] = random_u32() >> (random_u32() % 3 ? 0 : random_u32() % 32);
 	for (size_t i = 0; i < 2000; i++) /* floats about the size of halves */
 		in[i][0] = (in[i][0] & 0x8fffffffu) | 0x30000000u;
-	for (size_t i = 0; i < sizeof special / sizeof *special; i++)
+	for (size_t i = 2000; i < 3000; i++) { /* floats whose products are about as large as others */
+		in[i][0] = (in[i][0] & 0x83ffffffu) | 0x3c000000u;
+		in[i][1] = (in[i][1] & 0x83ffffffu) | 0x3c000000u;
+	}
+	for (size_t i = 0; i < sizeof special / sizeof *special; i++) {
 		in[i][0] = special[i];
+		in[N - 1 - i][1] = special[i * 5 % (sizeof special / sizeof *special)];
+	}
 	const struct simt_test_bits_args args = {
 		.in = gpu_copy_in(device, in, sizeof in),
 		.out = gpu_alloc(device, sizeof out),
@@ -227,6 +249,10 @@ static void bits(void **state)
 		assert_int_equal(out[i][9], nearest_half(in[i][0]) | nearest_half(in[i][1]) << 16);
 		memcpy(&seen, &out[i][10], sizeof seen);
 		assert_true(isnan(wide) ? isnan(seen) : memcmp(&seen, &wide, sizeof seen) == 0);
+		const uint32_t of[3] = {in[i][0], in[i][1], (&in[0][0])[2 * N - 1 - i]};
+
+		expect_fused(out[i][16], of, FE_DOWNWARD);
+		expect_fused(out[i][17], of, FE_UPWARD);
 	}
 }
 
