@@ -81,9 +81,20 @@ struct by_warp {
 	{
 	}
 
-	/* One step: rows of a, columns of b. */
-	template <bool ACROSS> __device__ static void add(sums *s, const uint16_t *a, const uint16_t *b)
+	/* What all steps share. */
+	struct tiles {
+		const uint16_t *shared;
+	};
+
+	template <bool ACROSS> __device__ static struct tiles begin(const uint16_t *shared)
 	{
+		return {shared};
+	}
+
+	/* One step: the tiles so many bytes into shared memory, rows of one, columns of the other. */
+	template <bool ACROSS> __device__ static void add(sums *s, const struct tiles &t, uint32_t stage)
+	{
+		const uint16_t *a = t.shared + stage / 2, *b = a + TILE_HALVES;
 		const uint32_t lane = threadIdx.x % 32;
 
 		SIMT_UNROLL
@@ -150,13 +161,23 @@ struct by_warpgroup {
 		simt_products_wait(s->d[0]);
 	}
 
-	template <bool ACROSS> __device__ static void add(sums *s, const uint16_t *a, const uint16_t *b)
+	struct tiles {
+		simt_matrix left, right;
+	};
+
+	template <bool ACROSS> __device__ static struct tiles begin(const uint16_t *shared)
 	{
-		const uint32_t group =
-			threadIdx.x / 128 * 64 * 128; /* either way: 64 of rows, or of columns */
-		const simt_matrix left =
-			simt_matrix_on(simt_matrix_at(a, GROUP_BYTES, ACROSS ? BLOCK_BYTES : 16), group);
-		const simt_matrix right = simt_matrix_at(b, GROUP_BYTES, ACROSS ? BLOCK_BYTES : 16);
+		/* Either way: 64 of rows, or of columns. */
+		const uint32_t group = threadIdx.x / 128 * 64 * 128, block = ACROSS ? BLOCK_BYTES : 16;
+
+		return {simt_matrix_on(simt_matrix_at(shared, GROUP_BYTES, block), group),
+			simt_matrix_at(shared + TILE_HALVES, GROUP_BYTES, block)};
+	}
+
+	template <bool ACROSS> __device__ static void add(sums *s, const struct tiles &t, uint32_t stage)
+	{
+		const simt_matrix left = simt_matrix_on(t.left, stage),
+				  right = simt_matrix_on(t.right, stage);
 
 		simt_products_begin();
 		SIMT_UNROLL
@@ -175,45 +196,66 @@ static_assert((int)BLOCK_BYTES == 64 * 128, "across, a warpgroup's columns are o
 
 /* ---- either way */
 
-/* All steps along the sum: load(stage, step) starts the copies of both operands' tiles into a stage. Each
- * step waits for its own stage alone, and starts the one that the step before has done with: one barrier a
- * step. active: whether this warp's rows are wanted; the same for a warpgroup. */
-template <class WAY, bool ACROSS, class LOAD>
-__device__ static inline void multiply(
-	typename WAY::sums *s, uint16_t *shared, uint32_t n_steps, bool active, LOAD load)
-{
-	sums_clear(s);
-	SIMT_UNROLL
-	for (uint32_t i = 0; i < CODEC_STAGES - 1; i++) {
-		if (i < n_steps)
-			load(shared + i * STAGE_HALVES, i);
-		simt_copy_commit();
-	}
-	for (uint32_t i = 0, stage = 0, next = CODEC_STAGES - 1; i < n_steps; i++) {
-		const uint16_t *a = shared + stage * STAGE_HALVES;
+/* An operand's tiles in memory, step after step, as one thread copies them: its first piece of either half of
+ * the present tile. */
+struct tile_source {
+	const uint16_t *near;
+	uint32_t far, on; /* from there: the other half; the next tile */
+};
 
-		simt_copy_wait<CODEC_STAGES - 2>();
-		WAY::begin_step(s);
-		__syncthreads();
-		if (active)
-			WAY::template add<ACROSS>(s, a, a + TILE_HALVES);
-		if (i + CODEC_STAGES - 1 < n_steps)
-			load(shared + next * STAGE_HALVES, i + CODEC_STAGES - 1);
-		simt_copy_commit();
-		stage = stage + 1 == CODEC_STAGES ? 0 : stage + 1;
-		next = next + 1 == CODEC_STAGES ? 0 : next + 1;
-	}
-	WAY::finish(s);
+/* halves: from the start of a tile's first half to that of its second. */
+__device__ static inline struct tile_source tile_source_at(const uint16_t *at, uint32_t halves, uint32_t on)
+{
+	return {at + 8 * threadIdx.x, halves, on};
 }
 
-/* So many pieces that lie together, to where they lie together. */
-template <uint32_t N> __device__ static inline void copy_pieces(uint16_t *to, const uint16_t *from)
+/* Starts to copy the present tile, and goes on to the next. */
+__device__ static inline void tile_copy(simt_shared to, struct tile_source *from)
 {
-	to += 8 * threadIdx.x;
-	from += 8 * threadIdx.x;
+	enum { ROUND = 8 * CODEC_THREADS }; /* f16 that all threads copy at a time */
+
 	SIMT_UNROLL
-	for (uint32_t i = 0; i < N; i += CODEC_THREADS)
-		simt_copy16(to + 8 * i, from + 8 * i);
+	for (uint32_t i = 0; i < TILE_HALVES / 2; i += ROUND)
+		simt_copy16_to(to + 2 * i, from->near + i);
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < TILE_HALVES / 2; i += ROUND)
+		simt_copy16_to(to + TILE_HALVES + 2 * i, from->near + from->far + i);
+	from->near += from->on;
+}
+
+/* All steps along the sum. Each waits for its own stage alone, and starts the one that the step before has
+ * done with: one barrier a step. From step `again` on b's tiles are its first ones once more. active: whether
+ * this warp's rows are wanted; the same for a warpgroup. */
+template <class WAY, bool ACROSS>
+__device__ static inline void multiply(typename WAY::sums *s, uint16_t *shared, uint32_t n_steps, bool active,
+	struct tile_source a, struct tile_source b, uint32_t again)
+{
+	enum { STAGE_BYTES = 2 * STAGE_HALVES, ALL_BYTES = CODEC_STAGES * STAGE_BYTES };
+	const struct WAY::tiles tiles = WAY::template begin<ACROSS>(shared);
+	const simt_shared to = simt_shared_of(shared) + 16 * threadIdx.x;
+	uint32_t n_begun = 0, next = 0;
+
+	sums_clear(s);
+	for (uint32_t i = 0; i < n_steps + CODEC_STAGES - 1; i++) {
+		const uint32_t stage = next + STAGE_BYTES == ALL_BYTES ? 0 : next + STAGE_BYTES;
+
+		if (i >= CODEC_STAGES - 1) {
+			simt_copy_wait<CODEC_STAGES - 2>();
+			WAY::begin_step(s);
+			__syncthreads();
+			if (active)
+				WAY::template add<ACROSS>(s, tiles, stage);
+		}
+		if (n_begun < n_steps) {
+			if (n_begun++ == again)
+				b.near -= (size_t)again * b.on;
+			tile_copy(to + next, &a);
+			tile_copy(to + next + 2 * TILE_HALVES, &b);
+		}
+		simt_copy_commit();
+		next = stage;
+	}
+	WAY::finish(s);
 }
 
 /* ---- project */
@@ -226,19 +268,15 @@ __device__ static inline void project(const struct codec_project_args &a, uint16
 	const uint32_t lane = threadIdx.x % 32;
 	const uint32_t row0 = blockIdx.y * CODEC_TILE, column0 = blockIdx.x * CODEC_TILE;
 	const uint32_t k = block->k, stride = block->stride, n_columns = part->n_columns;
-	const size_t basis_rows = codec_basis_rows(part->n_components);
-	const uint16_t *basis, *x;
 	typename WAY::sums s;
 
 	if (row0 >= k || column0 >= stride)
 		return;
-	basis = part->basis + row0 * CODEC_ROW;
-	x = block->x + (size_t)column0 * n_columns;
 	multiply<WAY, false>(&s, shared, n_columns / CODEC_DEPTH, row0 + threadIdx.x / 128 * 64 < k,
-		[&](uint16_t *stage, uint32_t step) {
-			copy_pieces<CODEC_TILE * 8>(stage, basis + step * basis_rows * CODEC_ROW);
-			copy_pieces<CODEC_TILE * 8>(stage + TILE_HALVES, x + (size_t)step * TILE_HALVES);
-		});
+		tile_source_at(part->basis + row0 * CODEC_ROW, TILE_HALVES / 2,
+			codec_basis_rows(part->n_components) * CODEC_ROW),
+		tile_source_at(block->x + (size_t)column0 * n_columns, TILE_HALVES / 2, TILE_HALVES),
+		UINT32_MAX);
 	SIMT_UNROLL
 	for (uint32_t i = 0; i < WAY::sums::ROWS; i++)
 		SIMT_UNROLL
@@ -471,24 +509,17 @@ __device__ static inline void reconstruct(const struct codec_reconstruct_args &a
 	/* Second rows of wide components meet the basis from its start once more. */
 	const uint32_t n_first = codec_value_rows(block->k) / CODEC_DEPTH,
 		       n_steps = n_first + codec_value_rows(block->k_wide) / CODEC_DEPTH;
-	const size_t value_rows = n_steps * CODEC_DEPTH, basis_rows = codec_basis_rows(part->n_components);
-	const uint16_t *values, *basis;
+	const uint32_t value_rows = n_steps * CODEC_DEPTH, basis_rows = codec_basis_rows(part->n_components);
 	typename WAY::sums s;
 
 	if (row0 >= chunk->n_coded || column0 >= part->n_columns)
 		return;
-	values = block->values + row0 * value_rows;
-	basis = part->basis + column0 * basis_rows;
-	multiply<WAY, true>(&s, shared, n_steps, true, [&](uint16_t *stage, uint32_t step) {
-		const uint16_t *from = values + step * TILE_HALVES / 2;
-
-		copy_pieces<CODEC_DEPTH * 8>(stage, from);
-		copy_pieces<CODEC_DEPTH * 8>(stage + TILE_HALVES / 2, from + value_rows * CODEC_ROW);
-		from = basis + (step < n_first ? step : step - n_first) * (TILE_HALVES / 2);
-		copy_pieces<CODEC_DEPTH * 8>(stage + TILE_HALVES, from);
-		copy_pieces<CODEC_DEPTH * 8>(
-			stage + TILE_HALVES + TILE_HALVES / 2, from + basis_rows * CODEC_ROW);
-	});
+	multiply<WAY, true>(&s, shared, n_steps, true,
+		tile_source_at(
+			block->values + (size_t)row0 * value_rows, value_rows * CODEC_ROW, TILE_HALVES / 2),
+		tile_source_at(
+			part->basis + (size_t)column0 * basis_rows, basis_rows * CODEC_ROW, TILE_HALVES / 2),
+		n_first);
 	if (part->dtype == DTYPE_BF16)
 		store_sums<WAY, DTYPE_BF16>(&s, part, chunk, row0, column0);
 	else if (part->dtype == DTYPE_F16)

@@ -180,6 +180,15 @@ __device__ __forceinline__ simt_shared simt_shared_of(const void *shared)
 	return __shfl_sync(0xffffffffu, simt_shared_address(shared), 0);
 }
 
+/* simt_copy16, to such an address. */
+__device__ __forceinline__ void simt_copy16_to(simt_shared to, const void *global)
+{
+	asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+		     :
+		     : "r"(to), "l"(__cvta_generic_to_global(global))
+		     : "memory");
+}
+
 __device__ __forceinline__ uint32_t simt_load_byte(simt_shared at)
 {
 	uint32_t byte;

@@ -624,6 +624,11 @@ static inline void simt_copy16(void *shared, const void *global)
 	simt_copy_add(shared, global);
 }
 
+static inline void simt_copy16_to(simt_shared to, const void *global)
+{
+	simt_copy16(const_cast<uint8_t *>(to), global);
+}
+
 static inline void simt_copy_commit()
 {
 	simt_copy_close();
