@@ -51,7 +51,7 @@ struct device_codec {
 	const struct cuda_driver *driver;
 	CUstream stream;
 	CUstream copies; /* to the host, beside what is still at work */
-	CUevent landed, reached;
+	CUevent landed, reached, placed;
 	uint64_t scratch_max;
 	struct arena arena;
 	struct post post;

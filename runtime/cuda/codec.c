@@ -32,6 +32,8 @@ int device_codec_new(
 		r = device_status(c->driver->cuEventCreate(&c->landed, CU_EVENT_DISABLE_TIMING));
 	if (!r)
 		r = device_status(c->driver->cuEventCreate(&c->reached, CU_EVENT_DISABLE_TIMING));
+	if (!r)
+		r = device_status(c->driver->cuEventCreate(&c->placed, CU_EVENT_DEFAULT));
 	if (r)
 		device_codec_free(c);
 	else
@@ -48,6 +50,8 @@ struct device_codec *device_codec_free(struct device_codec *c)
 		device_status(c->driver->cuEventDestroy(c->landed));
 	if (c->reached)
 		device_status(c->driver->cuEventDestroy(c->reached));
+	if (c->placed)
+		device_status(c->driver->cuEventDestroy(c->placed));
 	if (c->copies)
 		device_status(c->driver->cuStreamDestroy(c->copies));
 	if (c->stream)
@@ -92,6 +96,21 @@ void device_codec_trim(struct device_codec *c)
 uint64_t device_codec_busy_ns(const struct device_codec *c)
 {
 	return c->busy_ns;
+}
+
+CUevent device_codec_placed(const struct device_codec *c)
+{
+	return c->placed;
+}
+
+uint64_t device_codec_scratch(const struct device *d)
+{
+	const uint64_t most = (uint64_t)2 << 30;
+	size_t bytes = 0;
+
+	if (device_status(device_driver(d)->cuDeviceTotalMem(&bytes, device_ordinal(d))))
+		bytes = 0;
+	return bytes / 64 < most ? bytes / 64 : most;
 }
 
 CUstream device_codec_stream(const struct device_codec *c)

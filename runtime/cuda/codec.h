@@ -26,20 +26,24 @@ struct device_codec;
 
 enum {
 	DEVICE_BATCH_MAX = 64,
-	DEVICE_SCRATCH_BYTES =
-		1 << 30, /* what a codec of the daemon's may take: 32 chunks of an 8 GB model */
 };
 
 /* The stream's work is of that priority (cuCtxGetStreamPriorityRange). -ENOMEM, or what the driver said. */
 int device_codec_new(
 	const struct device *d, uint64_t scratch_max_bytes, int priority, struct device_codec **out);
 struct device_codec *device_codec_free(struct device_codec *c);
+/* What a codec of the daemon's takes for scratch memory: a 64th of the device's, 2 GiB at most. The more, the
+ * larger are the batches, and their launches. */
+uint64_t device_codec_scratch(const struct device *d);
 /* Device memory held now; and giving it back. */
 uint64_t device_codec_bytes(const struct device_codec *c);
 void device_codec_trim(struct device_codec *c);
 /* How long the codec has had work on the device, by the host's clock: from a launch until it is waited for.
  * What other processes did on the GPU meanwhile is in it. */
 uint64_t device_codec_busy_ns(const struct device_codec *c);
+/* Recorded when images of an encoding are where they stay, their checksums made: the last of a call's. Copies
+ * to the host may still be under way. With a time. */
+CUevent device_codec_placed(const struct device_codec *c);
 /* In the order of which the calls below work: for waiting on an engine's event before, or recording one. */
 CUstream device_codec_stream(const struct device_codec *c);
 

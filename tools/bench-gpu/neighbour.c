@@ -128,7 +128,7 @@ static int put_meanwhile(
 
 	r = device_status(device_driver(s->device)->cuCtxGetStreamPriorityRange(&least, &most));
 	if (!r)
-		r = device_codec_new(s->device, DEVICE_SCRATCH_BYTES, least, &c);
+		r = device_codec_new(s->device, device_codec_scratch(s->device), least, &c);
 	if (r)
 		return r;
 	for (uint32_t i = 0; i < n; i++)

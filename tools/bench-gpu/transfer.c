@@ -65,18 +65,27 @@ static int put_all(struct run *x)
 
 static int measure_put(struct run *x, uint32_t rounds, struct transfer *out)
 {
-	double samples[BENCH_GPU_ROUNDS_MAX], frames = 0;
-	int r = 0;
+	const struct cuda_driver *d = x->c->driver;
+	double placed[BENCH_GPU_ROUNDS_MAX], whole[BENCH_GPU_ROUNDS_MAX], frames = 0;
+	CUevent start = NULL;
+	int r = device_status(d->cuEventCreate(&start, CU_EVENT_DEFAULT));
 
 	for (uint32_t i = 0; !r && i <= rounds; i++) {
-		uint64_t start;
+		uint64_t began;
+		float ms = 0;
 
 		drop_frames(x);
-		start = bench_now_ns();
-		r = put_all(x);
-		if (i)
-			samples[i - 1] = (double)(bench_now_ns() - start) / 1e6;
+		began = bench_now_ns();
+		r = device_status(d->cuEventRecord(start, x->c->stream));
+		r = r ? r : put_all(x);
+		if (!i)
+			continue;
+		whole[i - 1] = (double)(bench_now_ns() - began) / 1e6;
+		r = r ? r : device_status(d->cuEventElapsedTime(&ms, start, device_codec_placed(x->c)));
+		placed[i - 1] = (double)ms;
 	}
+	if (start)
+		d->cuEventDestroy(start);
 	if (!r) {
 		drop_frames(x);
 		r = profile_begin(x->s->device);
@@ -89,7 +98,8 @@ static int measure_put(struct run *x, uint32_t rounds, struct transfer *out)
 		frames += (double)x->encode[i].len;
 	if (r)
 		return r;
-	out->put_ms = bench_quantile(samples, rounds, 0.5);
+	out->put_ms = bench_quantile(placed, rounds, 0.5);
+	out->frames_ms = bench_quantile(whole, rounds, 0.5);
 	out->ratio = (double)x->s->bytes / frames;
 	return 0;
 }
@@ -166,7 +176,7 @@ int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *
 		x->chunks[i] = setting_chunk(s, i);
 		x->encode[i] = (struct device_encode){.chunk = &x->chunks[i], .options = &x->options};
 	}
-	r = device_codec_new(s->device, DEVICE_SCRATCH_BYTES, 0, &x->c);
+	r = device_codec_new(s->device, device_codec_scratch(s->device), 0, &x->c);
 	x->room.size = s->bytes / 4 + (1 << 20);
 	if (!r)
 		r = device_status(x->c->driver->cuMemAlloc(&x->room.base, x->room.size));

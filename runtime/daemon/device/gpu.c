@@ -48,7 +48,7 @@ static int set_up(
 	if (!r)
 		r = device_pool_new(g->device, g->lanes, &g->pool);
 	if (!r)
-		r = coders_new(g->device, CODERS, DEVICE_SCRATCH_BYTES, c->device_share, &g->coders);
+		r = coders_new(g->device, CODERS, device_codec_scratch(g->device), c->device_share, &g->coders);
 	if (r || !c->device_pool)
 		return r;
 	/* Engines may come before it is there: they are served without. */
