@@ -346,52 +346,56 @@ __device__ static inline void token_find(struct token_place *t, const struct cod
 	t->scale = part->step[column_rung(chunk, row)] / (1 << CODEC_BASIS_SHIFT);
 }
 
-/* An octet in the pages of any token. */
-struct octet_place {
-	uint8_t *base;
-	uint64_t block_stride, token_stride;
-	bool wanted;
+/* Where two tokens have a head of a layer in the pages. Octets side by side are mostly of one. */
+struct head_place {
+	uint32_t layer, head;
+	uint8_t *at[2];
 };
 
-__device__ static inline void octet_find(struct octet_place *p, const struct codec_device_chunk *chunk,
-	const struct codec_device_part *part, const struct codec_octet *at, uint32_t element_bytes)
+__device__ static inline void head_find(struct head_place *p, const struct codec_device_chunk *chunk,
+	const struct codec_device_part *part, const struct codec_octet *o, const struct token_place t[2])
 {
-	const struct codec_octet o = octet_load_one(at);
 	const struct kv_pages *pages;
 
-	p->wanted = o.layer != CODEC_NO_LAYER;
-	pages = &chunk->pages[(part->first_layer + (p->wanted ? o.layer : 0)) * chunk->n_planes +
-			      part->plane];
-	p->base = pages->base + o.head * pages->head_stride + o.dim * element_bytes;
-	p->block_stride = pages->block_stride;
-	p->token_stride = pages->token_stride;
+	if ((o->layer == p->layer && o->head == p->head) || o->layer == CODEC_NO_LAYER)
+		return;
+	p->layer = o->layer;
+	p->head = o->head;
+	pages = &chunk->pages[(part->first_layer + o->layer) * chunk->n_planes + part->plane];
+	for (uint32_t h = 0; h < 2; h++)
+		p->at[h] = pages->base + t[h].block * pages->block_stride +
+			   t[h].in_block * pages->token_stride + o->head * pages->head_stride;
 }
 
-__device__ static inline uint8_t *octet_of(const struct octet_place *p, const struct token_place *t)
+/* As rope_rotate, but for rounding. */
+__device__ static inline void rotate(float *a, float *b, float cos_, float sin_)
 {
-	return p->base + t->block * p->block_stride + t->in_block * p->token_stride;
+	const float x = *a, y = *b;
+
+	*a = fmaf(x, cos_, -(y * sin_));
+	*b = fmaf(y, cos_, x * sin_);
 }
 
-/* A lane's two features of two octets side by side, from sums to what is stored. */
-__device__ static inline void finish_pair(const struct codec_octet *first, const struct codec_octet *second,
-	const struct token_place *t, const float2 inverse[2], const float2 mean[2], uint32_t pair, float a[2],
-	float b[2])
+/* A lane's two features of two octets side by side, rotated. */
+__device__ static inline void rotate_pair(
+	const struct codec_octet *o, const struct token_place *t, uint32_t pair, float a[2], float b[2])
 {
-	a[0] = fmaf(a[0], t->scale * inverse[0].x, mean[0].x);
-	a[1] = fmaf(a[1], t->scale * inverse[0].y, mean[0].y);
-	b[0] = fmaf(b[0], t->scale * inverse[1].x, mean[1].x);
-	b[1] = fmaf(b[1], t->scale * inverse[1].y, mean[1].y);
-	if (first->rotation == CODEC_PAIR_LOW) {
-		const float2 c = *(const float2 *)(t->cos_ + first->angle + 2 * pair),
-			     s = *(const float2 *)(t->sin_ + first->angle + 2 * pair);
+	const struct codec_octet first = octet_load_one(o);
 
-		rope_rotate(&a[0], &b[0], c.x, s.x);
-		rope_rotate(&a[1], &b[1], c.y, s.y);
+	if (first.rotation == CODEC_PAIR_LOW) {
+		const float2 c = *(const float2 *)(t->cos_ + first.angle + 2 * pair),
+			     s = *(const float2 *)(t->sin_ + first.angle + 2 * pair);
+
+		rotate(&a[0], &b[0], c.x, s.x);
+		rotate(&a[1], &b[1], c.y, s.y);
+		return;
 	}
-	if (first->rotation == CODEC_INTERLEAVED)
-		rope_rotate(&a[0], &a[1], t->cos_[first->angle + pair], t->sin_[first->angle + pair]);
-	if (second->rotation == CODEC_INTERLEAVED)
-		rope_rotate(&b[0], &b[1], t->cos_[second->angle + pair], t->sin_[second->angle + pair]);
+	const struct codec_octet second = octet_load_one(o + 1);
+
+	if (first.rotation == CODEC_INTERLEAVED)
+		rotate(&a[0], &a[1], t->cos_[first.angle + pair], t->sin_[first.angle + pair]);
+	if (second.rotation == CODEC_INTERLEAVED)
+		rotate(&b[0], &b[1], t->cos_[second.angle + pair], t->sin_[second.angle + pair]);
 }
 
 /* Four lanes have two elements each of four octets, in w[octet]: afterwards each has one octet, its own
@@ -427,18 +431,50 @@ template <uint32_t DTYPE> __device__ static inline uint32_t pack(const float x[2
 	return DTYPE == DTYPE_BF16 ? simt_bfloat2(lo, hi) : simt_half2(lo, hi);
 }
 
+/* Four octets' sums, from the first one's column on, to what is stored: two tokens of the lane's. */
+template <uint32_t DTYPE>
+__device__ static inline void finish_four(float (*sums)[4], const struct codec_device_part *part,
+	const struct token_place t[2], uint32_t column, uint32_t words[2][4])
+{
+	const uint32_t pair = threadIdx.x % 4;
+
+	SIMT_UNROLL
+	for (uint32_t n = 0; n < 4; n += 2) {
+		const float2 *inverse_at = (const float2 *)(part->inverse + column + 8 * n) + pair,
+			     *mean_at = (const float2 *)(part->mean + column + 8 * n) + pair;
+		const float2 inverse[2] = {inverse_at[0], inverse_at[4]}, mean[2] = {mean_at[0], mean_at[4]};
+
+		SIMT_UNROLL
+		for (uint32_t h = 0; h < 2; h++) {
+			float *a = &sums[n][2 * h], *b = &sums[n + 1][2 * h];
+
+			a[0] = fmaf(a[0], t[h].scale * inverse[0].x, mean[0].x);
+			a[1] = fmaf(a[1], t[h].scale * inverse[0].y, mean[0].y);
+			b[0] = fmaf(b[0], t[h].scale * inverse[1].x, mean[1].x);
+			b[1] = fmaf(b[1], t[h].scale * inverse[1].y, mean[1].y);
+			if (part->half)
+				rotate_pair(&part->octets[column / 8 + n], &t[h], pair, a, b);
+			if (DTYPE != DTYPE_F32) {
+				words[h][n] = pack<DTYPE>(a);
+				words[h][n + 1] = pack<DTYPE>(b);
+			}
+		}
+	}
+}
+
 /* Sums of one warp to the pages: four octets at a time, of which each lane stores one, or in f32 a quarter of
  * each. */
 template <class WAY, uint32_t DTYPE>
 __device__ static inline void store_sums(typename WAY::sums *s, const struct codec_device_part *part,
 	const struct codec_device_chunk *chunk, uint32_t row0, uint32_t column0)
 {
-	const uint32_t lane = threadIdx.x % 32, pair = lane % 4;
+	const uint32_t pair = threadIdx.x % 4;
 
-	row0 += WAY::row0() + lane / 4;
+	row0 += WAY::row0() + threadIdx.x % 32 / 4;
 	column0 += WAY::column0();
 	SIMT_UNROLL
 	for (uint32_t i = 0; i < WAY::sums::ROWS; i++) {
+		struct head_place place = {CODEC_NO_LAYER, 0, {}};
 		struct token_place t[2];
 
 		token_find(&t[0], chunk, part, row0 + 16 * i);
@@ -446,53 +482,33 @@ __device__ static inline void store_sums(typename WAY::sums *s, const struct cod
 		SIMT_UNROLL
 		for (uint32_t j = 0; j < WAY::sums::COLUMNS; j += 4) {
 			const uint32_t column = column0 + 8 * j;
-			const struct codec_octet *o = &part->octets[column / 8];
 			uint32_t words[2][4];
 
-			SIMT_UNROLL
-			for (uint32_t n = 0; n < 4; n += 2) {
-				const struct codec_octet first = octet_load_one(o + n),
-							 second = octet_load_one(o + n + 1);
-				const float2 *inverse_at =
-						     (const float2 *)(part->inverse + column + 8 * n) + pair,
-					     *mean_at = (const float2 *)(part->mean + column + 8 * n) + pair;
-				const float2 inverse[2] = {inverse_at[0], inverse_at[4]},
-					     mean[2] = {mean_at[0], mean_at[4]};
-
-				SIMT_UNROLL
-				for (uint32_t h = 0; h < 2; h++) {
-					float *a = &s->d[i][j + n][2 * h], *b = &s->d[i][j + n + 1][2 * h];
-
-					finish_pair(&first, &second, &t[h], inverse, mean, pair, a, b);
-					if (DTYPE != DTYPE_F32) {
-						words[h][n] = pack<DTYPE>(a);
-						words[h][n + 1] = pack<DTYPE>(b);
-					}
-				}
-			}
+			finish_four<DTYPE>(&s->d[i][j], part, t, column, words);
 			if (DTYPE == DTYPE_F32) {
 				SIMT_UNROLL
 				for (uint32_t n = 0; n < 4; n++) {
-					struct octet_place p;
+					const struct codec_octet o =
+						octet_load_one(&part->octets[column / 8 + n]);
 
-					octet_find(&p, chunk, part, o + n, 4);
+					head_find(&place, chunk, part, &o, t);
 					SIMT_UNROLL
 					for (uint32_t h = 0; h < 2; h++)
-						if (t[h].wanted && p.wanted)
-							((float2 *)octet_of(&p, &t[h]))[pair] =
+						if (t[h].wanted && o.layer != CODEC_NO_LAYER)
+							((float2 *)(place.at[h] + 4 * o.dim))[pair] =
 								make_float2(s->d[i][j + n][2 * h],
 									s->d[i][j + n][2 * h + 1]);
 				}
 				continue;
 			}
-			struct octet_place p;
+			const struct codec_octet o = octet_load_one(&part->octets[column / 8 + pair]);
 
-			octet_find(&p, chunk, part, o + pair, 2);
+			head_find(&place, chunk, part, &o, t);
 			SIMT_UNROLL
 			for (uint32_t h = 0; h < 2; h++) {
 				exchange(words[h]);
-				if (t[h].wanted && p.wanted)
-					*(uint4 *)octet_of(&p, &t[h]) = make_uint4(
+				if (t[h].wanted && o.layer != CODEC_NO_LAYER)
+					*(uint4 *)(place.at[h] + 2 * o.dim) = make_uint4(
 						words[h][0], words[h][1], words[h][2], words[h][3]);
 			}
 		}
