@@ -5,6 +5,9 @@
 enum {
 	DEFLATE_WARPS = DEFLATE_THREADS / 32,
 	DEFLATE_SYMBOLS = 257, /* literals and the end of the block */
+	/* Of arrays of them: each begins at 16 bytes, or compilers, which load four words at a time, load its
+	 * neighbour's last one with its first, while another thread writes that. */
+	DEFLATE_SYMBOLS_ROOM = 260,
 	DEFLATE_END = 256,
 	DEFLATE_PIECE = 16, /* bytes of a thread at a time */
 	DEFLATE_TILE_BYTES = DEFLATE_THREADS * DEFLATE_PIECE,
@@ -28,10 +31,10 @@ struct deflate_shared {
 	/* A histogram for each warp while counting; then the bits that are not written yet, from a whole word
 	 * of the output on. */
 	uint32_t staged[DEFLATE_STAGED_WORDS];
-	uint32_t code[DEFLATE_SYMBOLS];   /* length << 16 | code, its first bit the lowest */
-	uint32_t key[DEFLATE_SYMBOLS];    /* frequency << 9 | symbol; all ones: does not occur */
-	uint32_t sorted[DEFLATE_SYMBOLS]; /* the same, rising */
-	uint32_t inner[DEFLATE_SYMBOLS];
+	uint32_t code[DEFLATE_SYMBOLS_ROOM];   /* length << 16 | code, its first bit the lowest */
+	uint32_t key[DEFLATE_SYMBOLS_ROOM];    /* frequency << 9 | symbol; all ones: does not occur */
+	uint32_t sorted[DEFLATE_SYMBOLS_ROOM]; /* the same, rising */
+	uint32_t inner[DEFLATE_SYMBOLS_ROOM];
 	uint16_t parent[DEFLATE_SYMBOLS];
 	uint16_t runs[DEFLATE_SYMBOLS + 1]; /* the code lengths in runs: symbol | extra bits << 5 */
 	uint8_t length[DEFLATE_SYMBOLS + 3];
