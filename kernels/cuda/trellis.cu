@@ -4,7 +4,7 @@
  * in registers, leaving in memory which predecessor each state was reached from, four bits, and for each set
  * whether zero was its best even level, two more; and back, where that is enough to find the level again
  * without a cost being computed. Four components at a time: their coefficients and decisions are on their way
- * while the four before are worked on, and their decisions share a word.
+ * while the eight before are worked on, and their decisions share a word.
  *
  * Rounding in other directions than to nearest finds what the host finds with comparisons and selections:
  * the two levels around a magnitude are its half's floor and the next, and of these the even one is twice the
@@ -14,7 +14,7 @@
  *
  * Traffic a coefficient: 4 bytes read twice, a byte of decisions written and read, 2 of codes written; all of
  * it coalesced, for neighbours in a warp are neighbours in memory: 12 bytes. Instructions, in sm_90's code:
- * 82 forth (106 by the formulae), 48 back. Floor: 130 of them, one a cycle for each of an SM's four
+ * 81 forth (104 by the formulae), 48 back. Floor: 129 of them, one a cycle for each of an SM's four
  * schedulers: 4.0 ps with 132 SMs at 1.9 GHz, where 12 bytes take 2.9 ps at 4.2 TB/s.
  */
 #include "kernels/cuda/codec.h"
@@ -27,7 +27,12 @@
 /* In steps: what levels reach. */
 #define REACH (2.0f * LEVELS_MAX - 4.0f)
 
-enum { DECISION_BITS = 6 }; /* of a component: from bit 0 on of the states, then of the sets */
+enum {
+	DECISION_BITS = 6, /* of a component: from bit 0 on of the states, then of the sets */
+	/* Groups under way, each in registers of its own until the loop, unrolled for it, comes round to it:
+	 * a copy from one to the next would wait for what it copies. */
+	AHEAD = 2,
+};
 
 /* Sixteen bytes each: what is had with one access. */
 enum {
@@ -170,44 +175,78 @@ __device__ static inline uint32_t advance(
 	return word;
 }
 
+/* A whole group further. */
+__device__ static inline uint32_t forth_group(
+	float cost[4], const struct walk *w, uint4 at, const float a[CODEC_GROUP])
+{
+	const uint32_t place[CODEC_GROUP] = {at.x, at.y, at.z, at.w};
+	uint32_t word = 0;
+
+	if (fmaxf(fmaxf(a[0], a[1]), fmaxf(a[2], a[3])) < NEAR_REACH) {
+		SIMT_UNROLL
+		for (uint32_t e = 0; e < CODEC_GROUP; e++)
+			word = advance<true>(cost, w, place[e], a[e], word);
+	} else {
+		SIMT_UNROLL
+		for (uint32_t e = 0; e < CODEC_GROUP; e++)
+			word = advance<false>(cost, w, place[e], a[e], word);
+	}
+	return word;
+}
+
+/* All whole groups. */
+__device__ static inline void forth_groups(float cost[4], const struct walk *w)
+{
+	const size_t group = (size_t)CODEC_GROUP * w->stride;
+	const uint4 *places = (const uint4 *)w->places;
+	const float *c = w->c;
+	uint32_t left = w->r / CODEC_GROUP, *decisions = w->decisions;
+	float y[AHEAD][CODEC_GROUP], a[CODEC_GROUP];
+	uint4 at[AHEAD];
+
+	if (!left)
+		return;
+	/* Behind the last group that one again, for nothing. */
+	SIMT_UNROLL
+	for (uint32_t d = 0; d < AHEAD; d++) {
+		group_load(y[d], c, w->stride);
+		at[d] = *places;
+		c += left > d + 1 ? group : 0;
+		places += left > d + 1;
+	}
+	for (;;) {
+		SIMT_UNROLL
+		for (uint32_t d = 0; d < AHEAD; d++) {
+			if (!left)
+				return;
+			left--;
+			SIMT_UNROLL
+			for (uint32_t e = 0; e < CODEC_GROUP; e++)
+				a[e] = magnitude_of(w, y[d][e]);
+			group_load(y[d], c, w->stride);
+			c += left > AHEAD ? group : 0;
+			*decisions = forth_group(cost, w, at[d], a);
+			decisions += w->stride;
+			at[d] = *places;
+			places += left > AHEAD;
+		}
+	}
+}
+
 /* Returns the best last state. */
 __device__ static inline uint32_t forth(const struct walk *w)
 {
 	const uint32_t n_whole = w->r / CODEC_GROUP, n_left = w->r % CODEC_GROUP;
-	const float *c = w->c;
-	const uint4 *places = (const uint4 *)w->places;
-	uint32_t *decisions = w->decisions;
-	float cost[4] = {0.0f, 1e30f, 1e30f, 1e30f}, y[CODEC_GROUP], a[CODEC_GROUP];
+	const float *c = w->c + (size_t)CODEC_GROUP * n_whole * w->stride;
+	float cost[4] = {0.0f, 1e30f, 1e30f, 1e30f}, least;
 	uint32_t best = 0, word = 0;
-	float least;
 
-	group_load(y, c, w->stride);
-	for (uint32_t i = 0; i < n_whole; i++) {
-		const uint4 at = places[i];
-		const uint32_t place[CODEC_GROUP] = {at.x, at.y, at.z, at.w};
-
-		c += i + 1 < codec_groups(w->r) ? (size_t)CODEC_GROUP * w->stride : 0;
-		SIMT_UNROLL
-		for (uint32_t e = 0; e < CODEC_GROUP; e++)
-			a[e] = magnitude_of(w, y[e]);
-		group_load(y, c, w->stride);
-		if (fmaxf(fmaxf(a[0], a[1]), fmaxf(a[2], a[3])) < NEAR_REACH) {
-			SIMT_UNROLL
-			for (uint32_t e = 0; e < CODEC_GROUP; e++)
-				word = advance<true>(cost, w, place[e], a[e], word);
-		} else {
-			SIMT_UNROLL
-			for (uint32_t e = 0; e < CODEC_GROUP; e++)
-				word = advance<false>(cost, w, place[e], a[e], word);
-		}
-		*decisions = word;
-		decisions += w->stride;
-	}
+	forth_groups(cost, w);
 	for (uint32_t e = 0; e < n_left; e++)
 		word = advance<false>(cost, w, w->places[CODEC_GROUP * n_whole + e],
 			magnitude_of(w, c[(size_t)e * w->stride]), word);
 	if (n_left)
-		*decisions = word;
+		w->decisions[(size_t)n_whole * w->stride] = word;
 	least = cost[0];
 	for (uint32_t s = 1; s < 4; s++)
 		if (cost[s] < least) {
@@ -247,51 +286,72 @@ __device__ static inline int16_t retreat(
 	return (int16_t)f32_bits(fmaf(signed_level, 2.0f, value.z) + ROUNDER);
 }
 
+/* All whole groups, the last first. What is loaded goes where the group before was: only there no register is
+ * still to be read, whatever order the compiler puts a group's instructions in. */
+__device__ static inline void back_groups(struct way_back *p, const struct walk *w)
+{
+	const size_t group = (size_t)CODEC_GROUP * w->stride;
+	uint32_t left = w->r / CODEC_GROUP;
+	const uint4 *places = (const uint4 *)w->places + left;
+	int16_t *codes = w->codes + left * group;
+	const uint32_t *decisions = w->decisions + (size_t)left * w->stride;
+	const float *c = w->c + left * group;
+	float y[AHEAD + 1][CODEC_GROUP];
+	uint32_t words[AHEAD + 1];
+	uint4 at[AHEAD + 1];
+
+	if (!left)
+		return;
+	/* Before the first group that one again, for nothing. */
+	SIMT_UNROLL
+	for (uint32_t d = 0; d < AHEAD; d++) {
+		c -= left > d ? group : 0;
+		decisions -= left > d ? w->stride : 0;
+		places -= left > d;
+		group_load(y[d], c, w->stride);
+		words[d] = *decisions;
+		at[d] = *places;
+	}
+	for (;;) {
+		SIMT_UNROLL
+		for (uint32_t d = 0; d < AHEAD + 1; d++) {
+			const uint32_t free = (d + AHEAD) % (AHEAD + 1);
+			const uint32_t place[CODEC_GROUP] = {at[d].x, at[d].y, at[d].z, at[d].w};
+
+			if (!left)
+				return;
+			c -= left > AHEAD ? group : 0;
+			decisions -= left > AHEAD ? w->stride : 0;
+			places -= left > AHEAD;
+			group_load(y[free], c, w->stride);
+			words[free] = *decisions;
+			at[free] = *places;
+			codes -= group;
+			SIMT_UNROLL
+			for (int e = CODEC_GROUP - 1; e >= 0; e--)
+				codes[(size_t)e * w->stride] = retreat(p, w, quantiser_at(w, place[e]),
+					y[d][e], words[d] >> (CODEC_GROUP - 1 - e) * DECISION_BITS);
+			left--;
+		}
+	}
+}
+
 __device__ static inline struct way_back back(const struct walk *w, uint32_t state)
 {
-	const uint32_t n_whole = w->r / CODEC_GROUP;
+	const uint32_t n_whole = w->r / CODEC_GROUP, n_left = w->r % CODEC_GROUP;
+	const size_t first = (size_t)CODEC_GROUP * n_whole * w->stride;
+	uint32_t word = n_left ? w->decisions[(size_t)n_whole * w->stride] : 0;
 	struct way_back p = {state >> 1, state & 1, 0, 0, 0};
-	const uint32_t *decisions = w->decisions + (size_t)n_whole * w->stride;
-	const float *c = w->c + (size_t)CODEC_GROUP * n_whole * w->stride;
-	int16_t *codes = w->codes + (size_t)CODEC_GROUP * n_whole * w->stride;
-	const uint4 *places = (const uint4 *)w->places + n_whole;
-	uint32_t word = w->r % CODEC_GROUP ? *decisions : 0, next;
-	float y[CODEC_GROUP];
 
-	for (uint32_t e = w->r % CODEC_GROUP; e-- > 0; word >>= DECISION_BITS)
-		codes[(size_t)e * w->stride] =
+	for (uint32_t e = n_left; e-- > 0; word >>= DECISION_BITS)
+		w->codes[first + (size_t)e * w->stride] =
 			retreat(&p, w, quantiser_at(w, w->places[CODEC_GROUP * n_whole + e]),
-				c[(size_t)e * w->stride], word);
-	if (n_whole) {
-		c -= (size_t)CODEC_GROUP * w->stride;
-		decisions -= w->stride;
-		group_load(y, c, w->stride);
-		next = *decisions;
-	}
-	for (uint32_t i = n_whole; i > 0; i--) {
-		const uint4 at = *--places;
-		const uint32_t place[CODEC_GROUP] = {at.x, at.y, at.z, at.w};
-
-		word = next;
-		codes -= (size_t)CODEC_GROUP * w->stride;
-		if (i > 1) {
-			c -= (size_t)CODEC_GROUP * w->stride;
-			decisions -= w->stride;
-		}
-		next = *decisions;
-		SIMT_UNROLL
-		for (int e = CODEC_GROUP - 1; e >= 0; e--) {
-			const float now = y[e];
-
-			y[e] = c[(size_t)e * w->stride];
-			codes[(size_t)e * w->stride] = retreat(&p, w, quantiser_at(w, place[e]), now,
-				word >> (CODEC_GROUP - 1 - e) * DECISION_BITS);
-		}
-	}
+				w->c[first + (size_t)e * w->stride], word);
+	back_groups(&p, w);
 	return p;
 }
 
-extern "C" __global__ void __launch_bounds__(CODEC_TILE, 8) codec_quantise(const struct codec_quantise_args a)
+extern "C" __global__ void __launch_bounds__(CODEC_TILE, 6) codec_quantise(const struct codec_quantise_args a)
 {
 	__shared__ float4 quantisers[QUANTISERS_PARTS + LEVELS_PARTS];
 	const struct codec_device_block *block = &a.blocks[blockIdx.z];
