@@ -304,10 +304,10 @@ static int assemble(struct device_encoder *e, const struct range *w, struct asse
 	if (!r && a->n_ranges)
 		r = device_codec_launch(
 			c, DEVICE_KERNEL_xxh3_ranges, grid[0], grid[1], grid[2], XXH3_THREADS, 0, &sums);
+	r = r ? r : device_status(c->driver->cuEventRecord(c->placed, c->stream));
 	if (!r && a->n_ranges)
 		r = device_status(c->driver->cuMemcpyDtoHAsync(
 			a->hashes, a->hashes_at, a->n_ranges * sizeof *a->hashes, c->stream));
-	r = r ? r : device_status(c->driver->cuEventRecord(c->placed, c->stream));
 	/* Whoever waits for the stream waits for the copies, too. */
 	return r ? r : device_status(c->driver->cuStreamWaitEvent(c->stream, c->landed, 0));
 }

@@ -115,6 +115,16 @@ struct slice {
 	uint32_t n, k_max, stride_max;
 };
 
+/* Bytes of the arena that a block takes in a slice, in round numbers. */
+static uint64_t slice_bytes(
+	const struct device_encoder *e, const struct codec_device_block *block, uint32_t k)
+{
+	const uint64_t groups = (uint64_t)(k ? codec_groups(k) : 1) * block->stride;
+
+	return (uint64_t)block->stride * e->t->parts[block->part].n_columns * sizeof *block->x +
+	       groups * (CODEC_GROUP * sizeof *block->c + sizeof *block->decisions) + 3 * DEVICE_ALIGN;
+}
+
 static bool slice_add(
 	struct device_encoder *e, struct slice *s, const struct codec_device_block *block, uint32_t k)
 {
@@ -172,13 +182,29 @@ static int slice_new(struct device_encoder *e, struct slice *s)
 	return s->blocks ? 0 : -ENOSPC;
 }
 
+/* How many blocks a slice is to have, so that as few as are needed are about equal: a small one leaves the
+ * device half idle. masks: [n] classes to do. */
+static uint32_t slice_length(const struct device_encoder *e, const uint32_t *masks)
+{
+	const struct arena *a = &e->codec->arena;
+	uint64_t bytes = 0, n_slices;
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < e->n; i++)
+		for (uint32_t p = 0; masks[i] && p < e->t->n_parts; p++, n++)
+			bytes += slice_bytes(e, &e->blocks[i * e->t->n_parts + p],
+				components_of(e, masks[i], &e->t->parts[p]));
+	n_slices = bytes / (a->size - a->used + 1) + 1;
+	return (uint32_t)((n + n_slices - 1) / n_slices);
+}
+
 /* Everything that is to do, quantised as its class wants it. */
 static int quantise(struct device_encoder *e)
 {
 	const size_t classes_len = e->n * CODEC_TOKENS_MAX;
 	CUdeviceptr classes_at;
 	uint8_t *coded = post_take(&e->codec->post, classes_len, &classes_at);
-	uint32_t masks[DEVICE_BATCH_MAX];
+	uint32_t masks[DEVICE_BATCH_MAX], n_max;
 	struct slice s;
 	int r = coded ? slice_new(e, &s) : -ENOSPC;
 
@@ -188,13 +214,14 @@ static int quantise(struct device_encoder *e)
 		coded[i] = e->todo[i] ? (uint8_t)image_coded_class(e->classes[i]) : CODEC_CLASSES;
 	for (uint32_t i = 0; i < e->n; i++)
 		masks[i] = classes_to_do(e, i);
+	n_max = slice_length(e, masks);
 	/* By part, so that a slice's products share few bases: they stay in the cache. */
 	for (uint32_t p = 0; p < e->t->n_parts; p++)
 		for (uint32_t i = 0; i < e->n; i++) {
 			const struct codec_device_block *block = &e->blocks[i * e->t->n_parts + p];
 			const uint32_t k = components_of(e, masks[i], &e->t->parts[p]);
 
-			if (!masks[i] || slice_add(e, &s, block, k))
+			if (!masks[i] || (s.n < n_max && slice_add(e, &s, block, k)))
 				continue;
 			if (!s.n)
 				return -ENOSPC;
