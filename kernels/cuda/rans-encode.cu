@@ -3,7 +3,7 @@
  * cache holds those of many chunks from the one to the other.
  *
  * The offsets of bands come first, in a kernel of their own, for which all bands of all streams are
- * independent: 20 instructions a code, and some 600 for each run of one class.
+ * independent: 18 instructions a code, and some 650 for each run of one class.
  *
  * Then the streams. A state depends on the last one by a comparison, a shift, a quotient (a product with the
  * reciprocal, put right where it is one too low) and a sum, some 40 cycles; what bounds the kernel is its
@@ -26,36 +26,77 @@ __device__ static inline uint32_t code_symbol(int code, uint32_t shift)
 	return min((uint32_t)((code >> (1 + shift)) + LEVELS_VALUE_MAX), (uint32_t)LEVELS_ESCAPE);
 }
 
+/* Where codes are loaded from, together: some rows, of a token for each lane. Rows and tokens that are none
+ * are the last one again: loads without conditions go out together. */
+struct rows {
+	const int16_t *codes;
+	const uint16_t *tokens;
+	uint32_t first, n, stride;  /* rows */
+	uint32_t at, n_tokens;      /* tokens, from the first lane's on */
+	uint32_t offset[RANS_ROWS]; /* bytes */
+	uint32_t token;             /* that is next */
+};
+
+__device__ static inline void rows_go(struct rows *r, uint32_t first)
+{
+	r->first = first;
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < RANS_ROWS; i++)
+		r->offset[i] = min(first + i, r->n - 1) * r->stride * (uint32_t)sizeof(*r->codes);
+}
+
+/* Loads what is next, and then the token behind it, which so is there when its turn comes. Behind the last
+ * rows these again, for nothing. */
+__device__ static inline void rows_load(struct rows *r, uint32_t lane, int code[RANS_ROWS])
+{
+	const int16_t *column = r->codes + r->token;
+
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < RANS_ROWS; i++)
+		code[i] = *(const int16_t *)((const uint8_t *)column + r->offset[i]);
+	r->at += 32;
+	if (r->at >= r->n_tokens) {
+		r->at = 0;
+		if (r->first + RANS_ROWS < r->n)
+			rows_go(r, r->first + RANS_ROWS);
+	}
+	r->token = r->tokens[min(r->at + lane, r->n_tokens - 1)];
+}
+
 /* How often each symbol of some rows of codes occurs: in lane k symbol k, set 0 in the lower half, set 1 in
- * the upper one. counts: [LEVELS_SYMBOLS], a word for each lane, in a bank of its own. */
+ * the upper one. counts: [LEVELS_SYMBOLS], a word for each lane, in a bank of its own; adding atomically,
+ * though nobody else adds there, the lane need not wait for what was there. */
 __device__ static inline uint32_t count_symbols(const int16_t *codes, uint32_t stride, uint32_t n_rows,
 	uint32_t shift, const uint16_t *tokens, uint32_t n, uint32_t lane, uint32_t (*counts)[32])
 {
+	struct rows rows = {codes, tokens, 0, n_rows, stride, 0, n, {0}, tokens[min(lane, n - 1)]};
 	uint32_t sum = 0, *const mine = &counts[0][lane];
+	int code[RANS_ROWS];
 
+	rows_go(&rows, 0);
+	rows_load(&rows, lane, code);
 	for (uint32_t k = 0; k < LEVELS_SYMBOLS; k++)
 		mine[32 * k] = 0;
 	for (uint32_t first = 0; first < n_rows; first += RANS_ROWS) {
-		const int16_t *row[RANS_ROWS];
+		uint32_t counted[RANS_ROWS]; /* 1 or 0 */
 
-		/* Rows that are none are another one, which does not count: loads without conditions go out
-		 * together. */
 		SIMT_UNROLL
 		for (uint32_t i = 0; i < RANS_ROWS; i++)
-			row[i] = codes + (size_t)min(first + i, n_rows - 1) * stride;
-		for (uint32_t t = lane; t < n; t += 32) {
-			const uint32_t token = tokens[t];
-			int code[RANS_ROWS];
+			counted[i] = first + i < n_rows;
+		for (uint32_t t = lane; t - lane < n; t += 32) {
+			uint32_t place[RANS_ROWS], one[RANS_ROWS];
 
-			SIMT_UNROLL
-			for (uint32_t i = 0; i < RANS_ROWS; i++)
-				code[i] = row[i][token];
 			SIMT_UNROLL
 			for (uint32_t i = 0; i < RANS_ROWS; i++) {
-				const uint32_t one = code[i] & 1 ? 1u << 16 : 1u;
-
-				mine[32 * code_symbol(code[i], shift)] += first + i < n_rows ? one : 0;
+				place[i] = 32 * code_symbol(code[i], shift);
+				/* By 0 or by 16. */
+				one[i] = __funnelshift_l(0, counted[i], (uint32_t)code[i] * 16);
 			}
+			rows_load(&rows, lane, code);
+			if (t < n)
+				SIMT_UNROLL
+			for (uint32_t i = 0; i < RANS_ROWS; i++)
+				atomicAdd(&mine[place[i]], one[i]);
 		}
 	}
 	__syncwarp(ALL);
