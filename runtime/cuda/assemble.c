@@ -67,6 +67,7 @@ struct range {
 	CUdeviceptr streams_at, lengths_at;
 	int32_t *lengths;
 	uint32_t n_streams, bands_max;
+	uint32_t first_of[DEVICE_BATCH_MAX + 1]; /* streams of chunk i: from first_of[i] to first_of[i + 1] */
 };
 
 /* Room for a chunk's streams. False: none. */
@@ -116,8 +117,9 @@ static int range_new(struct device_encoder *e, uint32_t first, struct range *w)
 		const uint64_t used = e->codec->arena.used;
 		const uint32_t n_streams = w->n_streams;
 
+		w->first_of[w->end] = n_streams;
 		if (add_streams(e, w, w->end)) {
-			w->end++;
+			w->first_of[++w->end] = w->n_streams;
 			continue;
 		}
 		e->codec->arena.used = used;
@@ -167,11 +169,9 @@ static int place(struct device_encoder *e, const struct range *w, uint32_t numbe
 				(struct image_stream){.offset = image->len_bytes, .len = (uint32_t)len};
 			image->len_bytes += len;
 		}
-	for (uint32_t i = 0; i < w->n_streams; i++) {
+	for (uint32_t i = w->first_of[number]; i < w->first_of[number + 1]; i++) {
 		const struct codec_device_stream *s = &w->streams[i];
 
-		if (s->block / e->t->n_parts != number)
-			continue;
 		if (w->lengths[i] < 0)
 			return -ENOSPC;
 		image->streams[s->block % e->t->n_parts][s->coded_class] =
@@ -245,12 +245,10 @@ static int add_image(struct device_encoder *e, const struct range *w, uint32_t n
 		return -ENOSPC;
 	a->bytes[number] = bytes;
 	out->bytes_at = at;
-	for (uint32_t i = 0; i < w->n_streams; i++) {
+	for (uint32_t i = w->first_of[number]; i < w->first_of[number + 1]; i++) {
 		const struct codec_device_stream *s = &w->streams[i];
 		struct image_stream *to = &image->streams[s->block % e->t->n_parts][s->coded_class];
 
-		if (s->block / e->t->n_parts != number)
-			continue;
 		a->moves[a->n_moves++] = (struct codec_move){
 			s->body + s->len - to->len, (uint8_t *)(at + to->offset), to->len};
 		sum_up(a, at, to);
