@@ -7,15 +7,8 @@
 
 #include "policy/policy.h"
 
+/* As image_coded_class has them. */
 static const uint8_t coded_classes[CODEC_CLASSES] = {TOKEN_PLAIN, TOKEN_SALIENT, TOKEN_REDUNDANT};
-
-uint32_t image_coded_class(uint8_t token_class)
-{
-	for (uint32_t k = 0; k < CODEC_CLASSES; k++)
-		if (coded_classes[k] == token_class)
-			return k;
-	return CODEC_CLASSES;
-}
 
 struct image *image_new(const struct frame_info *info, uint32_t n_parts, const uint8_t *classes)
 {

@@ -10,6 +10,7 @@
 #define RUNTIME_CUDA_IMAGE_H
 
 #include "kernels/cuda/codec.h"
+#include "policy/policy.h"
 #include "policy/transform.h"
 #include "runtime/frame.h"
 
@@ -31,7 +32,13 @@ struct image {
 };
 
 /* Of what a class's tokens stand at: 0 .. CODEC_CLASSES, or CODEC_CLASSES for raw ones. */
-uint32_t image_coded_class(uint8_t token_class);
+static inline uint32_t image_coded_class(uint8_t token_class)
+{
+	return token_class == TOKEN_PLAIN       ? 0
+	       : token_class == TOKEN_SALIENT   ? 1
+	       : token_class == TOKEN_REDUNDANT ? 2
+						: CODEC_CLASSES;
+}
 
 /* An empty one: streams and offsets are the caller's to fill in. NULL: no memory. */
 struct image *image_new(const struct frame_info *info, uint32_t n_parts, const uint8_t *classes);

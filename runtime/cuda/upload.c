@@ -422,21 +422,19 @@ int device_codec_list(struct device_codec *c, const uint8_t *classes, struct cod
 {
 	CUdeviceptr at;
 	uint16_t *tokens = post_take(&c->post, chunk->n_tokens * sizeof *tokens, &at);
-	uint32_t used = 0;
+	uint32_t n_of[CODEC_CLASSES + 1] = {0}, next[CODEC_CLASSES + 1] = {0};
 
 	if (!tokens)
 		return -ENOSPC;
-	for (uint32_t k = 0; k <= CODEC_CLASSES; k++) {
-		const uint32_t before = used;
-
-		for (uint32_t t = 0; t < chunk->n_tokens; t++)
-			if (image_coded_class(classes[t]) == k)
-				tokens[used++] = (uint16_t)t;
-		if (k < CODEC_CLASSES)
-			chunk->n_of[k] = used - before;
-		else
-			chunk->n_raw = used - before;
+	for (uint32_t t = 0; t < chunk->n_tokens; t++)
+		n_of[image_coded_class(classes[t])]++;
+	for (uint32_t k = 0; k < CODEC_CLASSES; k++) {
+		chunk->n_of[k] = n_of[k];
+		next[k + 1] = next[k] + n_of[k];
 	}
+	for (uint32_t t = 0; t < chunk->n_tokens; t++)
+		tokens[next[image_coded_class(classes[t])]++] = (uint16_t)t;
+	chunk->n_raw = n_of[CODEC_CLASSES];
 	chunk->n_coded = chunk->n_tokens - chunk->n_raw;
 	chunk->tokens = (const uint16_t *)at;
 	return 0;
