@@ -54,8 +54,10 @@ enum {
 	CODEC_THREADS = 256,
 	CODEC_OFFSET_WARPS = 4,
 	CODEC_STAGES = 3, /* pairs of tiles: one in work, the others on their way */
-	CODEC_PRODUCT_SHARED =
-		CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2, /* dynamic, of either product */
+	/* Dynamic shared memory of the products; the inverse one has more behind the stages. */
+	CODEC_PRODUCT_SHARED = CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2,
+	CODEC_FINISH_SHARED = 4096,
+	CODEC_RECONSTRUCT_SHARED = CODEC_PRODUCT_SHARED + CODEC_FINISH_SHARED,
 	CODEC_CONVERT_THREADS = 128,
 	CODEC_CONVERT_TOKENS = 4, /* that a warp takes side by side */
 	CODEC_CONVERT_TILE = CODEC_CONVERT_THREADS / 32 * CODEC_CONVERT_TOKENS,

@@ -315,57 +315,77 @@ __device__ static inline uint32_t column_rung(const struct codec_device_chunk *c
 	return chunk->rung[column < salient ? 0 : column < redundant ? 1 : 2];
 }
 
-__device__ static inline struct codec_octet octet_load_one(const struct codec_octet *from)
-{
-	const uint4 v = *(const uint4 *)from;
-
-	return {(uint16_t)v.x, (uint16_t)(v.x >> 16), (uint16_t)v.y, (uint16_t)(v.y >> 16), (uint16_t)v.z,
-		{}};
-}
-
-/* One token of a tile: its place in blocks, its angles, what a step is. */
-struct token_place {
-	const float *cos_, *sin_;
-	uint32_t block, in_block;
-	float scale;
-	bool wanted;
+/* What finishing a tile takes of memory, in shared memory before the sums are made: looked up while the first
+ * operands are on their way, so that nothing is waited for behind them but angles. */
+struct tile_columns {
+	uint8_t *base; /* of an octet, in block 0 of the pages */
+	uint64_t block_stride, token_stride;
 };
 
-__device__ static inline void token_find(struct token_place *t, const struct codec_device_chunk *chunk,
+struct tile_token {
+	uint32_t token; /* NO_TOKEN: there is none */
+	uint32_t block, in_block;
+	float scale;
+};
+
+struct tile_finish {
+	float columns[2 * CODEC_TILE]; /* of each: one over the weight, the mean */
+	struct tile_token tokens[CODEC_TILE];
+	struct codec_octet octets[CODEC_TILE / 8];
+	struct tile_columns places[CODEC_TILE / 8];
+};
+
+static_assert(sizeof(struct tile_finish) <= CODEC_FINISH_SHARED, "behind the stages");
+
+#define NO_TOKEN 0xffffffffu
+
+__device__ static inline void token_find(struct tile_token *t, const struct codec_device_chunk *chunk,
 	const struct codec_device_part *part, uint32_t row)
 {
-	uint32_t token, at;
+	uint32_t at;
 
-	t->wanted = row < chunk->n_coded;
-	token = t->wanted ? chunk->tokens[row] : 0;
-	at = chunk->run.offset + token;
+	t->token = NO_TOKEN;
+	if (row >= chunk->n_coded)
+		return;
+	t->token = chunk->tokens[row];
+	at = chunk->run.offset + t->token;
 	t->block = chunk->run.blocks[at / chunk->run.block_tokens];
 	t->in_block = at % chunk->run.block_tokens;
-	t->cos_ = chunk->cos[part->plane] + (size_t)token * part->half;
-	t->sin_ = chunk->sin[part->plane] + (size_t)token * part->half;
 	t->scale = part->step[column_rung(chunk, row)] / (1 << CODEC_BASIS_SHIFT);
 }
 
-/* Where two tokens have a head of a layer in the pages. Octets side by side are mostly of one. */
-struct head_place {
-	uint32_t layer, head;
-	uint8_t *at[2];
-};
-
-__device__ static inline void head_find(struct head_place *p, const struct codec_device_chunk *chunk,
-	const struct codec_device_part *part, const struct codec_octet *o, const struct token_place t[2])
+__device__ static inline void columns_find(struct tile_columns *c, const struct codec_device_chunk *chunk,
+	const struct codec_device_part *part, const struct codec_octet *o)
 {
-	const struct kv_pages *pages;
+	const struct kv_pages *pages =
+		&chunk->pages[(part->first_layer + o->layer) * chunk->n_planes + part->plane];
 
-	if ((o->layer == p->layer && o->head == p->head) || o->layer == CODEC_NO_LAYER)
+	if (o->layer == CODEC_NO_LAYER)
 		return;
-	p->layer = o->layer;
-	p->head = o->head;
-	pages = &chunk->pages[(part->first_layer + o->layer) * chunk->n_planes + part->plane];
-	for (uint32_t h = 0; h < 2; h++)
-		p->at[h] = pages->base + t[h].block * pages->block_stride +
-			   t[h].in_block * pages->token_stride + o->head * pages->head_stride;
+	c->base = pages->base + o->head * pages->head_stride + o->dim * (part->dtype == DTYPE_F32 ? 4u : 2u);
+	c->block_stride = pages->block_stride;
+	c->token_stride = pages->token_stride;
 }
+
+/* The whole block; seen by all after the next barrier. */
+__device__ static inline void tile_find(struct tile_finish *f, const struct codec_device_chunk *chunk,
+	const struct codec_device_part *part, uint32_t row0, uint32_t column0)
+{
+	const uint32_t i = threadIdx.x;
+
+	if (i < CODEC_TILE) {
+		f->columns[2 * i] = part->inverse[column0 + i];
+		f->columns[2 * i + 1] = part->mean[column0 + i];
+	} else {
+		token_find(&f->tokens[i - CODEC_TILE], chunk, part, row0 + i - CODEC_TILE);
+	}
+	if (i < CODEC_TILE / 8) {
+		f->octets[i] = part->octets[column0 / 8 + i];
+		columns_find(&f->places[i], chunk, part, &f->octets[i]);
+	}
+}
+
+static_assert((int)CODEC_THREADS == 2 * (int)CODEC_TILE, "a thread for each column and each token");
 
 /* As rope_rotate, but for rounding. */
 __device__ static inline void rotate(float *a, float *b, float cos_, float sin_)
@@ -377,25 +397,21 @@ __device__ static inline void rotate(float *a, float *b, float cos_, float sin_)
 }
 
 /* A lane's two features of two octets side by side, rotated. */
-__device__ static inline void rotate_pair(
-	const struct codec_octet *o, const struct token_place *t, uint32_t pair, float a[2], float b[2])
+__device__ static inline void rotate_pair(const struct codec_octet *o, const float *cos_, const float *sin_,
+	uint32_t pair, float a[2], float b[2])
 {
-	const struct codec_octet first = octet_load_one(o);
-
-	if (first.rotation == CODEC_PAIR_LOW) {
-		const float2 c = *(const float2 *)(t->cos_ + first.angle + 2 * pair),
-			     s = *(const float2 *)(t->sin_ + first.angle + 2 * pair);
+	if (o[0].rotation == CODEC_PAIR_LOW) {
+		const float2 c = *(const float2 *)(cos_ + o[0].angle + 2 * pair),
+			     s = *(const float2 *)(sin_ + o[0].angle + 2 * pair);
 
 		rotate(&a[0], &b[0], c.x, s.x);
 		rotate(&a[1], &b[1], c.y, s.y);
 		return;
 	}
-	const struct codec_octet second = octet_load_one(o + 1);
-
-	if (first.rotation == CODEC_INTERLEAVED)
-		rotate(&a[0], &a[1], t->cos_[first.angle + pair], t->sin_[first.angle + pair]);
-	if (second.rotation == CODEC_INTERLEAVED)
-		rotate(&b[0], &b[1], t->cos_[second.angle + pair], t->sin_[second.angle + pair]);
+	if (o[0].rotation == CODEC_INTERLEAVED)
+		rotate(&a[0], &a[1], cos_[o[0].angle + pair], sin_[o[0].angle + pair]);
+	if (o[1].rotation == CODEC_INTERLEAVED)
+		rotate(&b[0], &b[1], cos_[o[1].angle + pair], sin_[o[1].angle + pair]);
 }
 
 /* Four lanes have two elements each of four octets, in w[octet]: afterwards each has one octet, its own
@@ -431,29 +447,30 @@ template <uint32_t DTYPE> __device__ static inline uint32_t pack(const float x[2
 	return DTYPE == DTYPE_BF16 ? simt_bfloat2(lo, hi) : simt_half2(lo, hi);
 }
 
-/* Four octets' sums, from the first one's column on, to what is stored: two tokens of the lane's. */
+/* Four octets' sums, from the tile's column on, to what is stored: two tokens of the lane's. */
 template <uint32_t DTYPE>
-__device__ static inline void finish_four(float (*sums)[4], const struct codec_device_part *part,
-	const struct token_place t[2], uint32_t column, uint32_t words[2][4])
+__device__ static inline void finish_four(float (*sums)[4], const struct tile_finish *f,
+	const float *const cos_[2], const float *const sin_[2], const struct tile_token t[2], uint32_t column,
+	bool rotated, uint32_t words[2][4])
 {
 	const uint32_t pair = threadIdx.x % 4;
 
 	SIMT_UNROLL
 	for (uint32_t n = 0; n < 4; n += 2) {
-		const float2 *inverse_at = (const float2 *)(part->inverse + column + 8 * n) + pair,
-			     *mean_at = (const float2 *)(part->mean + column + 8 * n) + pair;
-		const float2 inverse[2] = {inverse_at[0], inverse_at[4]}, mean[2] = {mean_at[0], mean_at[4]};
+		/* Of two neighbours in either octet: one over the weight, mean, and the same again. */
+		const float *at = f->columns + 2 * (column + 8 * n + 2 * pair);
+		const float4 first = *(const float4 *)at, second = *(const float4 *)(at + 16);
 
 		SIMT_UNROLL
 		for (uint32_t h = 0; h < 2; h++) {
 			float *a = &sums[n][2 * h], *b = &sums[n + 1][2 * h];
 
-			a[0] = fmaf(a[0], t[h].scale * inverse[0].x, mean[0].x);
-			a[1] = fmaf(a[1], t[h].scale * inverse[0].y, mean[0].y);
-			b[0] = fmaf(b[0], t[h].scale * inverse[1].x, mean[1].x);
-			b[1] = fmaf(b[1], t[h].scale * inverse[1].y, mean[1].y);
-			if (part->half)
-				rotate_pair(&part->octets[column / 8 + n], &t[h], pair, a, b);
+			a[0] = fmaf(a[0], t[h].scale * first.x, first.y);
+			a[1] = fmaf(a[1], t[h].scale * first.z, first.w);
+			b[0] = fmaf(b[0], t[h].scale * second.x, second.y);
+			b[1] = fmaf(b[1], t[h].scale * second.z, second.w);
+			if (rotated && t[h].token != NO_TOKEN)
+				rotate_pair(&f->octets[column / 8 + n], cos_[h], sin_[h], pair, a, b);
 			if (DTYPE != DTYPE_F32) {
 				words[h][n] = pack<DTYPE>(a);
 				words[h][n + 1] = pack<DTYPE>(b);
@@ -462,53 +479,53 @@ __device__ static inline void finish_four(float (*sums)[4], const struct codec_d
 	}
 }
 
+__device__ static inline uint8_t *octet_of(const struct tile_columns *c, const struct tile_token *t)
+{
+	return c->base + t->block * c->block_stride + t->in_block * c->token_stride;
+}
+
 /* Sums of one warp to the pages: four octets at a time, of which each lane stores one, or in f32 a quarter of
  * each. */
 template <class WAY, uint32_t DTYPE>
-__device__ static inline void store_sums(typename WAY::sums *s, const struct codec_device_part *part,
-	const struct codec_device_chunk *chunk, uint32_t row0, uint32_t column0)
+__device__ static inline void store_sums(typename WAY::sums *s, const struct tile_finish *f,
+	const struct codec_device_part *part, const struct codec_device_chunk *chunk)
 {
-	const uint32_t pair = threadIdx.x % 4;
+	const uint32_t pair = threadIdx.x % 4, row0 = WAY::row0() + threadIdx.x % 32 / 4;
+	const float *const cos0 = chunk->cos[part->plane], *const sin0 = chunk->sin[part->plane];
+	const uint32_t half = part->half;
 
-	row0 += WAY::row0() + threadIdx.x % 32 / 4;
-	column0 += WAY::column0();
 	SIMT_UNROLL
 	for (uint32_t i = 0; i < WAY::sums::ROWS; i++) {
-		struct head_place place = {CODEC_NO_LAYER, 0, {}};
-		struct token_place t[2];
+		const struct tile_token t[2] = {f->tokens[row0 + 16 * i], f->tokens[row0 + 16 * i + 8]};
+		const float *const cos_[2] = {cos0 + (size_t)t[0].token * half,
+			cos0 + (size_t)t[1].token * half},
+				   *const sin_[2] = {sin0 + (size_t)t[0].token * half,
+					   sin0 + (size_t)t[1].token * half};
 
-		token_find(&t[0], chunk, part, row0 + 16 * i);
-		token_find(&t[1], chunk, part, row0 + 16 * i + 8);
 		SIMT_UNROLL
 		for (uint32_t j = 0; j < WAY::sums::COLUMNS; j += 4) {
-			const uint32_t column = column0 + 8 * j;
+			const uint32_t column = WAY::column0() + 8 * j;
+			const struct codec_octet *o = &f->octets[column / 8];
+			const struct tile_columns *places = &f->places[column / 8];
 			uint32_t words[2][4];
 
-			finish_four<DTYPE>(&s->d[i][j], part, t, column, words);
-			if (DTYPE == DTYPE_F32) {
-				SIMT_UNROLL
-				for (uint32_t n = 0; n < 4; n++) {
-					const struct codec_octet o =
-						octet_load_one(&part->octets[column / 8 + n]);
-
-					head_find(&place, chunk, part, &o, t);
-					SIMT_UNROLL
-					for (uint32_t h = 0; h < 2; h++)
-						if (t[h].wanted && o.layer != CODEC_NO_LAYER)
-							((float2 *)(place.at[h] + 4 * o.dim))[pair] =
-								make_float2(s->d[i][j + n][2 * h],
-									s->d[i][j + n][2 * h + 1]);
-				}
-				continue;
-			}
-			const struct codec_octet o = octet_load_one(&part->octets[column / 8 + pair]);
-
-			head_find(&place, chunk, part, &o, t);
+			finish_four<DTYPE>(&s->d[i][j], f, cos_, sin_, t, column, half != 0, words);
 			SIMT_UNROLL
 			for (uint32_t h = 0; h < 2; h++) {
+				const bool wanted = t[h].token != NO_TOKEN;
+
+				if (DTYPE == DTYPE_F32) {
+					SIMT_UNROLL
+					for (uint32_t n = 0; n < 4; n++)
+						if (wanted && o[n].layer != CODEC_NO_LAYER)
+							((float2 *)octet_of(&places[n], &t[h]))[pair] =
+								make_float2(s->d[i][j + n][2 * h],
+									s->d[i][j + n][2 * h + 1]);
+					continue;
+				}
 				exchange(words[h]);
-				if (t[h].wanted && o.layer != CODEC_NO_LAYER)
-					*(uint4 *)(place.at[h] + 2 * o.dim) = make_uint4(
+				if (wanted && o[pair].layer != CODEC_NO_LAYER)
+					*(uint4 *)octet_of(&places[pair], &t[h]) = make_uint4(
 						words[h][0], words[h][1], words[h][2], words[h][3]);
 			}
 		}
@@ -526,22 +543,27 @@ __device__ static inline void reconstruct(const struct codec_reconstruct_args &a
 	const uint32_t n_first = codec_value_rows(block->k) / CODEC_DEPTH,
 		       n_steps = n_first + codec_value_rows(block->k_wide) / CODEC_DEPTH;
 	const uint32_t value_rows = n_steps * CODEC_DEPTH, basis_rows = codec_basis_rows(part->n_components);
+	struct tile_finish *finish = (struct tile_finish *)(shared + CODEC_STAGES * STAGE_HALVES);
 	typename WAY::sums s;
 
 	if (row0 >= chunk->n_coded || column0 >= part->n_columns)
 		return;
+	tile_find(finish, chunk, part, row0, column0);
 	multiply<WAY, true>(&s, shared, n_steps, true,
 		tile_source_at(
 			block->values + (size_t)row0 * value_rows, value_rows * CODEC_ROW, TILE_HALVES / 2),
 		tile_source_at(
 			part->basis + (size_t)column0 * basis_rows, basis_rows * CODEC_ROW, TILE_HALVES / 2),
 		n_first);
+	/* Without a step there was no barrier. */
+	if (!n_steps)
+		__syncthreads();
 	if (part->dtype == DTYPE_BF16)
-		store_sums<WAY, DTYPE_BF16>(&s, part, chunk, row0, column0);
+		store_sums<WAY, DTYPE_BF16>(&s, finish, part, chunk);
 	else if (part->dtype == DTYPE_F16)
-		store_sums<WAY, DTYPE_F16>(&s, part, chunk, row0, column0);
+		store_sums<WAY, DTYPE_F16>(&s, finish, part, chunk);
 	else
-		store_sums<WAY, DTYPE_F32>(&s, part, chunk, row0, column0);
+		store_sums<WAY, DTYPE_F32>(&s, finish, part, chunk);
 }
 
 extern "C" __global__ void __launch_bounds__(CODEC_THREADS, 2)

@@ -176,7 +176,7 @@ static int run_phase(struct decoder *d, size_t phase, uint32_t first, uint32_t e
 	if (d->coded_max && end > first)
 		r = device_codec_launch(d->codec, DEVICE_KERNEL_codec_reconstruct, columns / CODEC_TILE,
 			round_up(d->coded_max, CODEC_TILE) / CODEC_TILE, end - first, CODEC_THREADS,
-			CODEC_PRODUCT_SHARED, &a);
+			CODEC_RECONSTRUCT_SHARED, &a);
 	if (!r && p->event)
 		r = device_status(d->codec->driver->cuEventRecord(p->event, d->codec->stream));
 	return r;
