@@ -3,7 +3,8 @@
  * cache holds those of many chunks from the one to the other.
  *
  * The offsets of bands come first, in a kernel of their own, for which all bands of all streams are
- * independent: 18 instructions a code, and some 650 for each run of one class.
+ * independent: a row of 256 codes is one load of a warp, those of other streams count for nothing; some 8
+ * instructions a code, and 650 for each run of one class.
  *
  * Then the streams. A state depends on the last one by a comparison, a shift, a quotient (a product with the
  * reciprocal, put right where it is one too low) and a sum, some 40 cycles; what bounds the kernel is its
@@ -13,7 +14,7 @@
 
 enum {
 	OFFSETS = 2 * LEVELS_OFFSET_MAX + 1,
-	RANS_ROWS = 8,   /* of codes, counted together */
+	RANS_ROWS = 8,   /* of codes, loaded together */
 	RANS_STEPS = 8,  /* whose codes are loaded together */
 	RANS_AHEAD = 12, /* components between what is coded and what is fetched into L2 */
 };
@@ -26,78 +27,85 @@ __device__ static inline uint32_t code_symbol(int code, uint32_t shift)
 	return min((uint32_t)((code >> (1 + shift)) + LEVELS_VALUE_MAX), (uint32_t)LEVELS_ESCAPE);
 }
 
-/* Where codes are loaded from, together: some rows, of a token for each lane. Rows and tokens that are none
- * are the last one again: loads without conditions go out together. */
-struct rows {
-	const int16_t *codes;
-	const uint16_t *tokens;
-	uint32_t first, n, stride;  /* rows */
-	uint32_t at, n_tokens;      /* tokens, from the first lane's on */
-	uint32_t offset[RANS_ROWS]; /* bytes */
-	uint32_t token;             /* that is next */
-};
-
-__device__ static inline void rows_go(struct rows *r, uint32_t first)
+/* Which tokens a stream has, of each 256 the eight that a lane loads at once: a bit for each, a byte for each
+ * 256. words: [32], the warp's. */
+__device__ static inline uint32_t members_of(
+	const uint16_t *tokens, uint32_t n, uint32_t lane, uint32_t *words)
 {
-	r->first = first;
-	SIMT_UNROLL
-	for (uint32_t i = 0; i < RANS_ROWS; i++)
-		r->offset[i] = min(first + i, r->n - 1) * r->stride * (uint32_t)sizeof(*r->codes);
+	uint32_t members = 0;
+
+	words[lane] = 0;
+	__syncwarp(ALL);
+	for (uint32_t t = lane; t < n; t += 32)
+		atomicOr(&words[tokens[t] / 32], 1u << tokens[t] % 32);
+	__syncwarp(ALL);
+	for (uint32_t b = 0; b < CODEC_TOKENS_MAX / 256; b++)
+		members |= (words[8 * b + lane / 4] >> lane % 4 * 8 & 0xff) << 8 * b;
+	__syncwarp(ALL);
+	return members;
 }
 
-/* Loads what is next, and then the token behind it, which so is there when its turn comes. Behind the last
- * rows these again, for nothing. */
-__device__ static inline void rows_load(struct rows *r, uint32_t lane, int code[RANS_ROWS])
-{
-	const int16_t *column = r->codes + r->token;
+static_assert(CODEC_TOKENS_MAX <= 1024, "as many bits as 32 words have");
 
+/* Rows of codes, eight tokens' for each lane; rows that are none are the last one again. */
+__device__ static inline void rows_load(
+	const int16_t *column, uint32_t stride, uint32_t first, uint32_t n_rows, uint4 rows[RANS_ROWS])
+{
 	SIMT_UNROLL
 	for (uint32_t i = 0; i < RANS_ROWS; i++)
-		code[i] = *(const int16_t *)((const uint8_t *)column + r->offset[i]);
-	r->at += 32;
-	if (r->at >= r->n_tokens) {
-		r->at = 0;
-		if (r->first + RANS_ROWS < r->n)
-			rows_go(r, r->first + RANS_ROWS);
+		rows[i] = *(const uint4 *)(column + (size_t)min(first + i, n_rows - 1) * stride);
+}
+
+/* Adds the codes of a row, those of members alone. A count of its own for each lane, in a bank of its own:
+ * adding atomically, though nobody else adds there, the lane need not wait for what was there. */
+template <bool ALL_MEMBERS>
+__device__ static inline void row_count(uint4 row, uint32_t shift, uint32_t members, uint32_t *mine)
+{
+	const uint32_t words[4] = {row.x, row.y, row.z, row.w};
+
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < 8; i++) {
+		const int code = i % 2 ? (int)words[i / 2] >> 16 : (int16_t)words[i / 2];
+		const uint32_t counted = ALL_MEMBERS ? 1 : members >> i & 1;
+
+		/* In the lower half for set 0, in the upper one for set 1. */
+		atomicAdd(&mine[32 * code_symbol(code, shift)],
+			__funnelshift_l(0, counted, (uint32_t)code * 16));
 	}
-	r->token = r->tokens[min(r->at + lane, r->n_tokens - 1)];
 }
 
 /* How often each symbol of some rows of codes occurs: in lane k symbol k, set 0 in the lower half, set 1 in
- * the upper one. counts: [LEVELS_SYMBOLS], a word for each lane, in a bank of its own; adding atomically,
- * though nobody else adds there, the lane need not wait for what was there. */
+ * the upper one. counts: [LEVELS_SYMBOLS], a word for each lane. */
 __device__ static inline uint32_t count_symbols(const int16_t *codes, uint32_t stride, uint32_t n_rows,
-	uint32_t shift, const uint16_t *tokens, uint32_t n, uint32_t lane, uint32_t (*counts)[32])
+	uint32_t shift, uint32_t members, uint32_t lane, uint32_t (*counts)[32])
 {
-	struct rows rows = {codes, tokens, 0, n_rows, stride, 0, n, {0}, tokens[min(lane, n - 1)]};
+	const uint32_t n_steps = (n_rows + RANS_ROWS - 1) / RANS_ROWS, n_all = (stride + 255) / 256 * n_steps;
 	uint32_t sum = 0, *const mine = &counts[0][lane];
-	int code[RANS_ROWS];
+	uint4 rows[RANS_ROWS], next[RANS_ROWS];
 
-	rows_go(&rows, 0);
-	rows_load(&rows, lane, code);
+	rows_load(codes + min(8 * lane, stride - 8), stride, 0, n_rows, rows);
 	for (uint32_t k = 0; k < LEVELS_SYMBOLS; k++)
 		mine[32 * k] = 0;
-	for (uint32_t first = 0; first < n_rows; first += RANS_ROWS) {
-		uint32_t counted[RANS_ROWS]; /* 1 or 0 */
+	for (uint32_t at = 0; at < n_all; at++) {
+		const uint32_t then = at + 1 < n_all ? at + 1 : at, first = at % n_steps * RANS_ROWS;
+		const uint32_t here = members >> at / n_steps * 8 & 0xff;
 
+		rows_load(codes + min(then / n_steps * 256 + 8 * lane, stride - 8), stride,
+			then % n_steps * RANS_ROWS, n_rows, next);
+		if (__all_sync(ALL, here == 0xff))
+			SIMT_UNROLL
+		for (uint32_t i = 0; i < RANS_ROWS; i++) {
+			if (first + i < n_rows)
+				row_count<true>(rows[i], shift, here, mine);
+		}
+		else SIMT_UNROLL for (uint32_t i = 0; i < RANS_ROWS; i++)
+		{
+			if (first + i < n_rows)
+				row_count<false>(rows[i], shift, here, mine);
+		}
 		SIMT_UNROLL
 		for (uint32_t i = 0; i < RANS_ROWS; i++)
-			counted[i] = first + i < n_rows;
-		for (uint32_t t = lane; t - lane < n; t += 32) {
-			uint32_t place[RANS_ROWS], one[RANS_ROWS];
-
-			SIMT_UNROLL
-			for (uint32_t i = 0; i < RANS_ROWS; i++) {
-				place[i] = 32 * code_symbol(code[i], shift);
-				/* By 0 or by 16. */
-				one[i] = __funnelshift_l(0, counted[i], (uint32_t)code[i] * 16);
-			}
-			rows_load(&rows, lane, code);
-			if (t < n)
-				SIMT_UNROLL
-			for (uint32_t i = 0; i < RANS_ROWS; i++)
-				atomicAdd(&mine[place[i]], one[i]);
-		}
+			rows[i] = next[i];
 	}
 	__syncwarp(ALL);
 	for (uint32_t i = 0; i < 32; i++)
@@ -112,8 +120,8 @@ static_assert(LEVELS_SETS == 2 && LEVELS_SYMBOLS == 32 && LEVELS_BAND * CODEC_TO
 /* What each offset would make a band's levels take, in the order of the host's sums: lane i has offset
  * i - LEVELS_OFFSET_MAX. */
 __device__ static inline int band_offset(const struct codec_device_part *part,
-	const struct codec_device_block *block, const int8_t *classes, const uint16_t *tokens, uint32_t n,
-	uint32_t first, uint32_t end, uint32_t lane, uint32_t (*counts)[32])
+	const struct codec_device_block *block, const int8_t *classes, uint32_t members, uint32_t first,
+	uint32_t end, uint32_t lane, uint32_t (*counts)[32])
 {
 	const int mine = first + lane < end ? classes[first + lane] : INT8_MAX;
 	float bits = 0, least;
@@ -129,7 +137,7 @@ __device__ static inline int band_offset(const struct codec_device_part *part,
 
 		next = first + (uint32_t)__ffs((int)others) - 1;
 		const uint32_t count = count_symbols(block->codes + (size_t)i * block->stride, block->stride,
-			next - i, row.shift, tokens, n, lane, counts);
+			next - i, row.shift, members, lane, counts);
 
 		/* What does not occur adds zero. */
 		for (uint32_t k = 0; k < LEVELS_SYMBOLS; k++)
@@ -150,7 +158,7 @@ __device__ static inline int band_offset(const struct codec_device_part *part,
 	return best;
 }
 
-extern "C" __global__ void __launch_bounds__(32 * CODEC_OFFSET_WARPS, 6)
+extern "C" __global__ void __launch_bounds__(32 * CODEC_OFFSET_WARPS, 4)
 	codec_rans_offsets(const struct codec_rans_args a)
 {
 	__shared__ uint32_t counts[CODEC_OFFSET_WARPS][LEVELS_SYMBOLS][32];
@@ -165,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(32 * CODEC_OFFSET_WARPS, 6)
 	if (first >= r || stream->len < levels_bands(r))
 		return;
 	const int offset = band_offset(part, block, part->classes + (size_t)rung * part->n_components,
-		chunk->tokens + stream->first, stream->n, first,
+		members_of(chunk->tokens + stream->first, stream->n, lane, counts[warp][0]), first,
 		r < first + LEVELS_BAND ? r : first + LEVELS_BAND, lane, counts[warp]);
 
 	if (lane == 0)
