@@ -5,7 +5,7 @@
  * word (a shuffle), insertion: by what is known of sm_90's latencies some 150 cycles, of which the loads and
  * the shuffle are 80. Nothing else is on it: the stream's next words lie in a window in registers, for which
  * more are always under way; values come from the table with the symbol; what depends on the component alone
- * is found ahead; low bits and escapes are branches that all lanes take, or none. A step is 54 instructions,
+ * is found ahead; low bits and escapes are branches that all lanes take, or none. A step is 52 instructions,
  * so that another warp or two of the scheduler's are hidden, and one branch: what is rare waits outside of
  * the loop. A chunk of 256 tokens with 800 components is 6,400 steps, a million cycles.
  */
@@ -13,8 +13,9 @@
 
 enum {
 	SLOT_MASK = LEVELS_SLOTS - 1,
-	SYMBOL_SCALE = 8, /* in the slots of shared memory: a symbol's place in bytes */
-	SLOT_LOADS = 8,   /* of 16 bytes, under way at a time as a table is loaded */
+	SYMBOL_BYTES = 8,                              /* of a symbol in a table */
+	TABLE_SLOTS = LEVELS_SETS * LEVELS_SLOTS / 16, /* of 16 bytes, as they are copied */
+	TABLE_SYMBOLS = LEVELS_SETS * LEVELS_SYMBOLS / 4,
 };
 
 /* A stream's words on their way: from global memory by asynchronous copies, which lie READER_AHEAD pieces
@@ -111,15 +112,20 @@ __device__ static inline uint32_t refill(struct reader *r, uint32_t x, bool acti
 
 /* In shared memory. */
 struct decode_table {
-	uint4 slots[LEVELS_SETS * LEVELS_SLOTS / 16]; /* symbols, times SYMBOL_SCALE, a byte each */
+	uint4 slots[TABLE_SLOTS]; /* symbols, a byte each */
 	/* x: frequency; y: what comes before it in the upper half, the value in f16 in the lower one. */
 	uint2 symbols[LEVELS_SETS][LEVELS_SYMBOLS];
+	/* Of the coder, from which the symbols are made once all is here. */
+	uint4 of_symbols[TABLE_SYMBOLS], of_bias;
 	uint4 ring[READER_RING / 16]; /* the reader's */
 };
 
-static_assert(offsetof(struct levels_coder, slot) % 16 == 0, "slots are loaded 16 bytes at a time");
-static_assert(sizeof(uint2) == SYMBOL_SCALE && LEVELS_SYMBOLS * SYMBOL_SCALE <= 256,
-	"a symbol's place is a byte, and four of them are scaled together");
+static_assert(offsetof(struct levels_coder, slot) % 16 == 0 &&
+		      offsetof(struct levels_coder, symbol) % 16 == 0 &&
+		      offsetof(struct levels_coder, bias) % 16 == 0 &&
+		      sizeof(((struct levels_coder *)0)->bias[0]) == 16 && TABLE_SYMBOLS < 32,
+	"tables are copied 16 bytes at a time");
+static_assert(sizeof(uint2) == SYMBOL_BYTES, "symbols are found by their bytes");
 
 __device__ static inline float level_value(int level, uint32_t set, const float (*bias)[2])
 {
@@ -128,26 +134,31 @@ __device__ static inline float level_value(int level, uint32_t set, const float 
 	return level < 0 ? -v : v;
 }
 
-__device__ static inline void decode_table_load(struct decode_table *to, const struct levels_coder *coder,
-	uint32_t table, uint32_t bias_table, uint32_t lane)
+/* The tables of a key, all on their way at once. What the reader waits for comes no later for it: copies
+ * arrive in order. */
+__device__ static inline void decode_table_load(
+	struct decode_table *to, const struct levels_coder *coder, uint32_t key, uint32_t lane)
 {
+	const uint32_t table = key & 0xff;
 	const uint4 *slots = reinterpret_cast<const uint4 *>(coder->slot[table]);
+	const uint4 *symbols = reinterpret_cast<const uint4 *>(coder->symbol[table]);
 
 	__syncwarp(ALL);
-	for (uint32_t first = lane; first < LEVELS_SETS * LEVELS_SLOTS / 16; first += 32 * SLOT_LOADS) {
-		uint4 some[SLOT_LOADS];
-
-		SIMT_UNROLL
-		for (uint32_t i = 0; i < SLOT_LOADS; i++)
-			some[i] = slots[first + 32 * i];
-		SIMT_UNROLL
-		for (uint32_t i = 0; i < SLOT_LOADS; i++)
-			to->slots[first + 32 * i] = make_uint4(some[i].x * SYMBOL_SCALE,
-				some[i].y * SYMBOL_SCALE, some[i].z * SYMBOL_SCALE, some[i].w * SYMBOL_SCALE);
-	}
+	SIMT_UNROLL
+	for (uint32_t i = 0; i < TABLE_SLOTS; i += 32)
+		simt_copy16(&to->slots[i + lane], &slots[i + lane]);
+	if (lane < TABLE_SYMBOLS)
+		simt_copy16(&to->of_symbols[lane], &symbols[lane]);
+	else if (lane == TABLE_SYMBOLS)
+		simt_copy16(&to->of_bias, coder->bias[key >> KEY_BIAS & 0xff]);
+	simt_copy_commit();
+	simt_copy_wait<0>();
+	__syncwarp(ALL);
 	for (uint32_t set = 0; set < LEVELS_SETS; set++) {
-		const uint32_t symbol = coder->symbol[table][set][lane];
-		const float v = level_value((int)lane - LEVELS_VALUE_MAX, set, coder->bias[bias_table]);
+		const uint32_t symbol =
+			reinterpret_cast<const uint32_t *>(to->of_symbols)[set * LEVELS_SYMBOLS + lane];
+		const float v = level_value(
+			(int)lane - LEVELS_VALUE_MAX, set, reinterpret_cast<const float(*)[2]>(&to->of_bias));
 
 		to->symbols[set][lane] = make_uint2(symbol & 0xffff, (symbol & 0xffff0000u) | simt_half(v));
 	}
@@ -216,10 +227,11 @@ __device__ static inline void decode_step(
 
 	active = whole || active;
 	reader_turn(&d->reader);
-	const uint2 symbol = simt_load_pair(d->symbols + (set * (LEVELS_SYMBOLS * SYMBOL_SCALE) + place));
-	int level = (int)(place / SYMBOL_SCALE) - LEVELS_VALUE_MAX;
+	const uint2 symbol =
+		simt_load_pair(d->symbols + set * (LEVELS_SYMBOLS * SYMBOL_BYTES) + place * SYMBOL_BYTES);
+	int level = (int)place - LEVELS_VALUE_MAX;
 
-	escapes = active && place == LEVELS_ESCAPE * SYMBOL_SCALE;
+	escapes = active && place == LEVELS_ESCAPE;
 	const bool any_escapes = __any_sync(ALL, escapes);
 
 	next = simt_mad(symbol.x, d->x >> LEVELS_FREQUENCY_BITS, slot) - (symbol.y >> 16);
@@ -280,18 +292,18 @@ __device__ static inline uint32_t decode_run(
 		set = states[0] >> 1 & 1u;
 		place = simt_load_byte(d->slots + (d->set | slot));
 		at = values->high + value_at(values, column + first);
-		const uint2 symbol =
-			simt_load_pair(d->symbols + (set * (LEVELS_SYMBOLS * SYMBOL_SCALE) + place));
+		const uint2 symbol = simt_load_pair(
+			d->symbols + set * (LEVELS_SYMBOLS * SYMBOL_BYTES) + place * SYMBOL_BYTES);
 
-		any_escapes = __any_sync(ALL, place == LEVELS_ESCAPE * SYMBOL_SCALE);
-		decoder_advance(d, states, (int)(place / SYMBOL_SCALE) - LEVELS_VALUE_MAX);
+		any_escapes = __any_sync(ALL, place == LEVELS_ESCAPE);
+		decoder_advance(d, states, (int)place - LEVELS_VALUE_MAX);
 		values->to[at] = (uint16_t)symbol.y;
 		d->x = refill(&d->reader,
 			simt_mad(symbol.x, d->x >> LEVELS_FREQUENCY_BITS, slot) - (symbol.y >> 16), true);
 		first += 32;
 	} while (first < end && d->reader.at < 32 && !any_escapes);
 	if (any_escapes) {
-		const bool escapes = place == LEVELS_ESCAPE * SYMBOL_SCALE;
+		const bool escapes = place == LEVELS_ESCAPE;
 
 		if (escapes) {
 			const int level = decode_escape(&d->x);
@@ -381,13 +393,12 @@ __device__ static inline int decode_stream(const struct codec_device_stream *str
 			components_fetch(&components, i + 32);
 		}
 		const uint32_t key = __shfl_sync(ALL, keys, (int)(i % 32)), shift = key >> KEY_SHIFT;
-		const uint32_t bias_table = key >> KEY_BIAS & 0xff;
 		const uint32_t high = i / 8 * 8 * CODEC_ROW;
 		const struct values values = {to, high, i < k_wide ? high + low_rows * CODEC_ROW : 0, i % 8,
-			rows * CODEC_ROW, coder->bias[bias_table], shift};
+			rows * CODEC_ROW, coder->bias[key >> KEY_BIAS & 0xff], shift};
 
 		if ((key & KEY_TABLES) != tables) {
-			decode_table_load(table, coder, key & 0xff, bias_table, lane);
+			decode_table_load(table, coder, key, lane);
 			tables = key & KEY_TABLES;
 		}
 		if (shift == 0 && i >= k_wide)
