@@ -53,7 +53,8 @@ enum {
 	CODEC_NO_LAYER = 0xffff,
 	CODEC_THREADS = 256,
 	CODEC_OFFSET_WARPS = 4,
-	CODEC_STAGES = 3, /* pairs of tiles: one in work, the others on their way */
+	CODEC_OFFSET_BANDS = 16, /* of a block */
+	CODEC_STAGES = 3,        /* pairs of tiles: one in work, the others on their way */
 	/* Dynamic shared memory of the products; the inverse one has more behind the stages. */
 	CODEC_PRODUCT_SHARED = CODEC_STAGES * 2 * CODEC_TILE * CODEC_DEPTH * 2,
 	CODEC_FINISH_SHARED = 4096,
@@ -254,7 +255,8 @@ struct codec_errors_args {
 };
 
 /* ---- rans.cu, rans-encode.cu: grid (streams), blocks of one warp; before encoding, offsets: grid (streams,
- * bands by CODEC_OFFSET_WARPS), a warp for each band, which leaves them at the start of the streams' rooms.
+ * bands by CODEC_OFFSET_BANDS), a band at a time for a warp, which leaves them at the start of the streams'
+ * rooms.
  */
 struct codec_rans_args {
 	const struct codec_device_part *parts;

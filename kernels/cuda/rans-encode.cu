@@ -28,20 +28,20 @@ __device__ static inline uint32_t code_symbol(int code, uint32_t shift)
 }
 
 /* Which tokens a stream has, of each 256 the eight that a lane loads at once: a bit for each, a byte for each
- * 256. words: [32], the warp's. */
+ * 256. words: [32], the block's, which all have. */
 __device__ static inline uint32_t members_of(
 	const uint16_t *tokens, uint32_t n, uint32_t lane, uint32_t *words)
 {
 	uint32_t members = 0;
 
-	words[lane] = 0;
-	__syncwarp(ALL);
-	for (uint32_t t = lane; t < n; t += 32)
+	if (threadIdx.x < 32)
+		words[threadIdx.x] = 0;
+	__syncthreads();
+	for (uint32_t t = threadIdx.x; t < n; t += 32 * CODEC_OFFSET_WARPS)
 		atomicOr(&words[tokens[t] / 32], 1u << tokens[t] % 32);
-	__syncwarp(ALL);
+	__syncthreads();
 	for (uint32_t b = 0; b < CODEC_TOKENS_MAX / 256; b++)
 		members |= (words[8 * b + lane / 4] >> lane % 4 * 8 & 0xff) << 8 * b;
-	__syncwarp(ALL);
 	return members;
 }
 
@@ -161,23 +161,28 @@ __device__ static inline int band_offset(const struct codec_device_part *part,
 extern "C" __global__ void __launch_bounds__(32 * CODEC_OFFSET_WARPS, 4)
 	codec_rans_offsets(const struct codec_rans_args a)
 {
-	__shared__ uint32_t counts[CODEC_OFFSET_WARPS][LEVELS_SYMBOLS][32];
+	__shared__ uint32_t counts[CODEC_OFFSET_WARPS][LEVELS_SYMBOLS][32], words[32];
 	const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, number = blockIdx.x;
-	const uint32_t band = blockIdx.y * CODEC_OFFSET_WARPS + warp, first = band * LEVELS_BAND;
 	const struct codec_device_stream *stream = &a.streams[number];
 	const struct codec_device_block *block = &a.blocks[stream->block];
 	const struct codec_device_part *part = &a.parts[block->part];
 	const struct codec_device_chunk *chunk = &a.chunks[block->chunk];
 	const uint32_t rung = chunk->rung[stream->coded_class], r = part->active[rung];
+	const int8_t *classes = part->classes + (size_t)rung * part->n_components;
+	const uint32_t first_band = blockIdx.y * CODEC_OFFSET_BANDS, n_bands = levels_bands(r);
 
-	if (first >= r || stream->len < levels_bands(r))
+	if (first_band >= n_bands || stream->len < n_bands)
 		return;
-	const int offset = band_offset(part, block, part->classes + (size_t)rung * part->n_components,
-		members_of(chunk->tokens + stream->first, stream->n, lane, counts[warp][0]), first,
-		r < first + LEVELS_BAND ? r : first + LEVELS_BAND, lane, counts[warp]);
+	const uint32_t members = members_of(chunk->tokens + stream->first, stream->n, lane, words);
 
-	if (lane == 0)
-		stream->body[band] = (uint8_t)offset;
+	for (uint32_t i = warp; i < CODEC_OFFSET_BANDS && first_band + i < n_bands; i += CODEC_OFFSET_WARPS) {
+		const uint32_t first = (first_band + i) * LEVELS_BAND,
+			       end = r < first + LEVELS_BAND ? r : first + LEVELS_BAND;
+		const int offset = band_offset(part, block, classes, members, first, end, lane, counts[warp]);
+
+		if (lane == 0)
+			stream->body[first_band + i] = (uint8_t)offset;
+	}
 }
 
 /* ---- encoding */

@@ -143,7 +143,7 @@ static int encode_streams(struct device_encoder *e, struct range *w)
 	if (r || !w->n_streams)
 		return r;
 	r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_offsets, w->n_streams,
-		round_up(w->bands_max + 1, CODEC_OFFSET_WARPS) / CODEC_OFFSET_WARPS, 1,
+		round_up(w->bands_max + 1, CODEC_OFFSET_BANDS) / CODEC_OFFSET_BANDS, 1,
 		32 * CODEC_OFFSET_WARPS, 0, &a);
 	if (!r)
 		r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_encode, w->n_streams, 1, 1, 32, 0, &a);
@@ -362,6 +362,9 @@ int device_encoder_write(struct device_encoder *e, const struct device_room *roo
 		r = range_new(e, first, &w);
 		if (!r)
 			r = encode_streams(e, &w);
+		if (!r && !e->settled && device_encoder_promote(e))
+			return -EAGAIN;
+		e->settled = true;
 		if (!r)
 			r = finish_range(e, &w, room);
 		first = w.end;

@@ -60,6 +60,7 @@ struct device_codec {
 	size_t pinned_kept; /* decoding: what is in use until the call ends */
 	struct device_transform transforms[DEVICE_TRANSFORMS_MAX];
 	uint64_t n_calls;
+	bool promoted;              /* the last batch had tokens beyond their bound */
 	uint64_t busy_ns, since_ns; /* see device_codec_busy_ns; 0: the stream has nothing to do */
 	struct decoding decoding;
 };

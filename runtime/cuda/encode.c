@@ -236,7 +236,8 @@ static int quantise(struct device_encoder *e)
 	return slice_run(e, &s, classes_at);
 }
 
-static int read_errors(struct device_encoder *e)
+/* On their way to the host when this returns. */
+static int fetch_errors(struct device_encoder *e)
 {
 	const struct codec_errors_args a = {(const struct codec_device_part *)e->t->parts_at,
 		(const struct codec_device_chunk *)e->chunks_at,
@@ -249,7 +250,14 @@ static int read_errors(struct device_encoder *e)
 	if (!r)
 		r = device_status(c->driver->cuMemcpyDtoHAsync(e->errors, e->errors_at,
 			e->n * CODEC_PLANES_MAX * CODEC_TOKENS_MAX * sizeof *e->errors, c->stream));
-	return r ? r : device_codec_wait(c);
+	return r;
+}
+
+static int read_errors(struct device_encoder *e)
+{
+	const int r = fetch_errors(e);
+
+	return r ? r : device_codec_wait(e->codec);
 }
 
 static double worst_error(const struct device_encoder *e, uint32_t number, uint32_t token, bool *finite)
@@ -298,10 +306,10 @@ static size_t rank(struct device_encoder *e)
 	return n_changed;
 }
 
-/* As encoder_promote of the host's codec. True: some are to be quantised again. */
-static bool promote(struct device_encoder *e)
+/* As encoder_promote of the host's codec. */
+bool device_encoder_promote(struct device_encoder *e)
 {
-	bool again = false;
+	bool changed = false;
 
 	for (uint32_t i = 0; i < e->n; i++) {
 		const struct codec_options *o = e->batch[i].options;
@@ -320,10 +328,10 @@ static bool promote(struct device_encoder *e)
 				continue;
 			e->classes[at] = finite ? codec_finer(o, e->classes[at]) : TOKEN_EXACT;
 			e->todo[at] = e->classes[at] != TOKEN_EXACT;
-			again |= e->todo[at] != 0;
+			changed = true;
 		}
 	}
-	return again;
+	return changed;
 }
 
 /* A second time what its place in the order asks for; the bound is looked at for all, after. */
@@ -348,6 +356,7 @@ static int quantise_ranked(struct device_encoder *e)
 
 static int run(struct device_encoder *e, const struct device_room *room)
 {
+	uint32_t n_promotions = 0;
 	int r = prepare(e);
 
 	if (!r)
@@ -356,17 +365,32 @@ static int run(struct device_encoder *e, const struct device_room *room)
 		r = device_codec_rope(e->codec, e->t, e->geometry, e->chunks_at, e->n, e->tokens_max);
 	if (!r)
 		r = quantise(e);
-	if (!r)
+	if (!r && e->batch[0].options->rank) {
 		r = read_errors(e);
-	if (!r && e->batch[0].options->rank)
-		r = quantise_ranked(e);
-	while (!r && promote(e)) {
-		r = quantise(e);
-		if (!r)
-			r = read_errors(e);
+		r = r ? r : quantise_ranked(e);
+	} else if (!r) {
+		r = fetch_errors(e);
 	}
-	if (!r)
-		r = device_encoder_write(e, room);
+	/* Tokens beyond the bound are few where a transform fits: streams are made at once, in vain if there
+	 * are some after all. The device need not wait for the host to look, unless last time it was in vain.
+	 */
+	while (!r) {
+		if (e->codec->promoted) {
+			r = device_codec_wait(e->codec);
+			e->settled = !r && !device_encoder_promote(e);
+		}
+		if (!r && (!e->codec->promoted || e->settled))
+			r = device_encoder_write(e, room);
+		else if (!r)
+			r = -EAGAIN;
+		if (r != -EAGAIN)
+			break;
+		e->codec->promoted = true;
+		r = quantise(e);
+		r = r ? r : fetch_errors(e);
+		n_promotions++;
+	}
+	e->codec->promoted = n_promotions > 0;
 	if (r)
 		device_codec_wait(e->codec);
 	return r;

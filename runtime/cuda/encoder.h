@@ -24,6 +24,7 @@ struct device_encoder {
 	uint8_t *classes; /* [n, CODEC_TOKENS_MAX] enum token_class */
 	uint8_t *todo;    /* the same shape */
 	uint32_t tokens_max;
+	bool settled;  /* classes are final: errors have been looked at */
 	uint64_t kept; /* of the arena: from here on it is used again and again */
 };
 
@@ -33,8 +34,13 @@ static inline float *device_encoder_errors(const struct device_encoder *e, uint3
 	return e->errors + (number * CODEC_PLANES_MAX + plane) * CODEC_TOKENS_MAX;
 }
 
-/* Frames and images of all chunks, whose classes are final and whose codes are on the device: each one's
- * status, frame, image. An error here is one of the device, or of all of them. */
+/* Looks at the errors, which are there: true when some tokens got another class, and those of them that are
+ * coded are to be quantised again. */
+bool device_encoder_promote(struct device_encoder *e);
+
+/* Frames and images of all chunks, whose codes are on the device: each one's status, frame, image. Where
+ * classes are not settled, errors are looked at when the first streams have been waited for: -EAGAIN, with
+ * nothing done, when that changed some. Other errors are of the device, or of all chunks. */
 int device_encoder_write(struct device_encoder *e, const struct device_room *room);
 
 #endif

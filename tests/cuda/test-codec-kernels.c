@@ -421,7 +421,7 @@ static void encode(struct bench *b, const struct codec_rans_args *a)
 	const uint32_t bands = levels_bands(b->t->parts[b->part].n_components);
 
 	assert_int_equal(device_codec_launch(b->c, DEVICE_KERNEL_codec_rans_offsets, a->n_streams,
-				 round_up(bands, CODEC_OFFSET_WARPS) / CODEC_OFFSET_WARPS, 1,
+				 round_up(bands, CODEC_OFFSET_BANDS) / CODEC_OFFSET_BANDS, 1,
 				 32 * CODEC_OFFSET_WARPS, 0, a),
 		0);
 	assert_int_equal(
