@@ -220,8 +220,7 @@ static void sum_up(struct assembly *a, CUdeviceptr at, struct image_stream *s)
 
 /* An image where it may stay, or in scratch memory, and its place in pinned memory. -ENOSPC: no place (bytes
  * is NULL then), or a stream that was too long. */
-static int add_image(struct device_encoder *e, const struct range *w, uint32_t number,
-	const struct device_room *room, struct assembly *a)
+static int add_image(struct device_encoder *e, const struct range *w, uint32_t number, struct assembly *a)
 {
 	struct device_encode *out = &e->batch[number];
 	struct device_codec *c = e->codec;
@@ -238,8 +237,7 @@ static int add_image(struct device_encoder *e, const struct range *w, uint32_t n
 	bytes = pinned_take(c, image->len_bytes + 1);
 	if (!bytes)
 		return -ENOSPC;
-	if (!room || room->alloc(room->arg, image->len_bytes + 1, &out->image_at))
-		out->image_at = 0;
+	out->image_at = image->len_bytes < out->room_bytes ? out->room_at : 0;
 	at = out->image_at ? out->image_at : arena_take(&c->arena, image->len_bytes + 1);
 	if (!at)
 		return -ENOSPC;
@@ -273,10 +271,7 @@ static int copy_images(struct device_encoder *e, const struct range *w, const st
 		if (!e->batch[i].status)
 			r = device_status(c->driver->cuMemcpyDtoHAsync(
 				a->bytes[i], e->batch[i].bytes_at, e->batch[i].image->len_bytes, c->copies));
-	r = r ? r : device_status(c->driver->cuEventRecord(c->landed, c->copies));
-	if (r)
-		c->driver->cuStreamSynchronize(c->copies);
-	return r;
+	return r ? r : device_status(c->driver->cuEventRecord(c->landed, c->copies));
 }
 
 /* Everything that was added, on the device and from there to the host. */
@@ -307,18 +302,21 @@ static int assemble(struct device_encoder *e, const struct range *w, struct asse
 		r = device_status(c->driver->cuMemcpyDtoHAsync(
 			a->hashes, a->hashes_at, a->n_ranges * sizeof *a->hashes, c->stream));
 	/* Whoever waits for the stream waits for the copies, too. */
-	return r ? r : device_status(c->driver->cuStreamWaitEvent(c->stream, c->landed, 0));
+	r = r ? r : device_status(c->driver->cuStreamWaitEvent(c->stream, c->landed, 0));
+	if (r)
+		c->driver->cuStreamSynchronize(c->copies);
+	return r;
 }
 
 /* Ends the range before a chunk whose image does not fit beside the others'. */
-static int finish_range(struct device_encoder *e, struct range *w, const struct device_room *room)
+static int finish_range(struct device_encoder *e, struct range *w)
 {
 	const size_t pinned_before = e->codec->pinned_used;
 	struct assembly a;
 	int r = assembly_new(e, w, &a);
 
 	for (uint32_t i = w->first; !r && i < w->end; i++) {
-		e->batch[i].status = add_image(e, w, i, room, &a);
+		e->batch[i].status = add_image(e, w, i, &a);
 		if (!a.bytes[i] && e->batch[i].status == -ENOSPC && i > w->first) {
 			free(e->batch[i].image);
 			e->batch[i].image = NULL;
@@ -345,7 +343,7 @@ static int finish_range(struct device_encoder *e, struct range *w, const struct 
 	return r ? r : waited;
 }
 
-int device_encoder_write(struct device_encoder *e, const struct device_room *room)
+int device_encoder_write(struct device_encoder *e)
 {
 	int r = 0;
 
@@ -366,7 +364,7 @@ int device_encoder_write(struct device_encoder *e, const struct device_room *roo
 			return -EAGAIN;
 		e->settled = true;
 		if (!r)
-			r = finish_range(e, &w, room);
+			r = finish_range(e, &w);
 		first = w.end;
 		if (!r)
 			e->n_done = first;

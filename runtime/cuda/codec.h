@@ -53,12 +53,16 @@ bool device_codec_serves(
 	const struct geometry *g, const struct transform *t, const struct kv_pages *pages, uint32_t n_tokens);
 
 /* One chunk to be encoded. The chunk's pages are device addresses; the array of them, the blocks' numbers and
- * classes are in host memory. Out: status, and with 0 a malloc'd frame and its image, both the caller's, the
- * image's bytes being at image_at in device memory that came from room; 0: there was none. What came from
- * room is told also when the chunk failed, or the whole call, and is the caller's to give back. */
+ * classes are in host memory. room_at: device memory of the caller's, where the image is to stay,
+ * [room_bytes], aligned to 256 bytes; room_bytes 0: none. Out: status, and with 0 a malloc'd frame and its
+ * image, both the caller's. image_at: room_at, when the image's bytes and one more fit there; else 0, and of
+ * the image there is the frame alone. Whatever comes of it, nothing is under way in the room when the call
+ * returns. */
 struct device_encode {
 	const struct codec_chunk *chunk;
 	const struct codec_options *options;
+	CUdeviceptr room_at;
+	uint64_t room_bytes;
 	int status;
 	uint8_t *frame;
 	size_t len;
@@ -68,18 +72,11 @@ struct device_encode {
 	CUdeviceptr bytes_at; /* the codec's own */
 };
 
-/* Where images go that are to stay: called on the codec's thread. */
-struct device_room {
-	int (*alloc)(void *arg, size_t len, CUdeviceptr *out);
-	void *arg;
-};
-
 /* Encodes n <= DEVICE_BATCH_MAX chunks of one geometry, transform, rungs and rank, which is not
- * CODEC_BY_NEIGHBOURS; fewer at a time, if they do not fit the scratch memory together. room may be NULL.
+ * CODEC_BY_NEIGHBOURS; fewer at a time, if they do not fit the scratch memory together.
  * Errors of a chunk are its status: as codec_encode, and -ENOSPC when it does not fit the scratch memory or
  * its levels do not fit what they usually do: the host's codec takes such ones. -EIO: the device failed. */
-int device_codec_encode(
-	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room);
+int device_codec_encode(struct device_codec *c, struct device_encode *batch, size_t n);
 
 /* One to be decoded into the chunk's pages. image's bytes are at image_at, or, when that is 0, to be had from
  * the frame that it was read from, in host memory. */

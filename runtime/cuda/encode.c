@@ -354,7 +354,7 @@ static int quantise_ranked(struct device_encoder *e)
 	return r;
 }
 
-static int run(struct device_encoder *e, const struct device_room *room)
+static int run(struct device_encoder *e)
 {
 	uint32_t n_promotions = 0;
 	int r = prepare(e);
@@ -380,7 +380,7 @@ static int run(struct device_encoder *e, const struct device_room *room)
 			e->settled = !r && !device_encoder_promote(e);
 		}
 		if (!r && (!e->codec->promoted || e->settled))
-			r = device_encoder_write(e, room);
+			r = device_encoder_write(e);
 		else if (!r)
 			r = -EAGAIN;
 		if (r != -EAGAIN)
@@ -415,8 +415,7 @@ static bool fits(const struct device_encode *batch, size_t n)
 }
 
 /* Chunks that fit the scratch memory together. *n_done: how many, from the first on, have a status. */
-static int encode_some(struct device_codec *c, struct device_encode *batch, size_t n,
-	const struct device_room *room, size_t *n_done)
+static int encode_some(struct device_codec *c, struct device_encode *batch, size_t n, size_t *n_done)
 {
 	struct device_encoder e = {.codec = c, .batch = batch, .n = n};
 	int r;
@@ -431,14 +430,13 @@ static int encode_some(struct device_codec *c, struct device_encode *batch, size
 	if (!r)
 		r = device_codec_transform(c, e.geometry, e.transform, &e.t);
 	if (!r)
-		r = run(&e, room);
+		r = run(&e);
 	free(e.classes);
 	*n_done = e.n_done;
 	return r;
 }
 
-int device_codec_encode(
-	struct device_codec *c, struct device_encode *batch, size_t n, const struct device_room *room)
+int device_codec_encode(struct device_codec *c, struct device_encode *batch, size_t n)
 {
 	size_t first = 0, together = n;
 	int r = 0;
@@ -455,7 +453,7 @@ int device_codec_encode(
 		size_t n_done;
 
 		together = together < n - first ? together : n - first;
-		r = encode_some(c, batch + first, together, room, &n_done);
+		r = encode_some(c, batch + first, together, &n_done);
 		first += n_done;
 		if (r != -ENOSPC)
 			continue;
@@ -471,6 +469,7 @@ int device_codec_encode(
 			free(batch[i].image);
 			batch[i].frame = NULL;
 			batch[i].image = NULL;
+			batch[i].image_at = 0;
 		}
 	return r;
 }

@@ -41,6 +41,6 @@ bool device_encoder_promote(struct device_encoder *e);
 /* Frames and images of all chunks, whose codes are on the device: each one's status, frame, image. Where
  * classes are not settled, errors are looked at when the first streams have been waited for: -EAGAIN, with
  * nothing done, when that changed some. Other errors are of the device, or of all chunks. */
-int device_encoder_write(struct device_encoder *e, const struct device_room *room);
+int device_encoder_write(struct device_encoder *e);
 
 #endif

@@ -211,7 +211,7 @@ static void both_ways(void **state)
 			check_against(w, r, frame, len, w->device_copy, "host decodes its own");
 			decoders_agree(w, c, r, frame, len);
 			/* The device's frame on the host, and on the device. */
-			assert_int_equal(device_codec_encode(c, &encode, 1, NULL), 0);
+			assert_int_equal(device_codec_encode(c, &encode, 1), 0);
 			assert_int_equal(encode.status, 0);
 			assert_int_equal(encode.len, encode.info.len_bytes);
 			decode_on_host(w, r, encode.frame, encode.len);
@@ -261,7 +261,7 @@ static void not_finite(void **state)
 	memcpy(codec_world_at(w, w->memory, 2, 1, 0, 0, 20) + 6, &infinite, 2);
 	codec_world_send(w);
 	assert_int_equal(device_codec_new(device, 64 << 20, 0, &c), 0);
-	assert_int_equal(device_codec_encode(c, &encode, 1, NULL), 0);
+	assert_int_equal(device_codec_encode(c, &encode, 1), 0);
 	assert_int_equal(encode.status, 0);
 	assert_int_equal(encode.info.n_raw, 2);
 	assert_true(isfinite(encode.info.error[0].max) && isfinite(encode.info.error[1].max));
@@ -293,26 +293,12 @@ static void note_phase(void *arg, size_t phase)
 }
 
 /* Many chunks at once, more than the scratch memory takes through the slices in one piece; groups of layers
- * with an event each; images that stay on the device. */
-static CUdeviceptr room_base;
-static size_t room_used;
-
-static int take_room(void *arg, size_t len, CUdeviceptr *out)
-{
-	(void)arg;
-	if (room_used + len > 1 << 20)
-		return -ENOSPC;
-	*out = room_base + room_used;
-	room_used += (len + 255) / 256 * 256;
-	return 0;
-}
-
+ * with an event each; images that stay on the device, but for one whose room is a byte too small. */
 static void batches(void **state)
 {
-	enum { CHUNKS = 5, EACH = 96 };
+	enum { CHUNKS = 5, EACH = 96, ROOM = 1 << 18, SMALL = 3 };
 	struct codec_world *w = codec_world_new(device, &shapes[1], seed);
 	const struct cuda_driver *d = device_driver(device);
-	const struct device_room room = {.alloc = take_room};
 	struct device_phase phases[2] = {{.end_layer = 2}, {.end_layer = 3}};
 	struct codec_chunk chunks[CHUNKS];
 	struct device_encode encode[CHUNKS];
@@ -320,26 +306,43 @@ static void batches(void **state)
 	uint8_t classes[EACH] = {TOKEN_SINK, TOKEN_SINK};
 	struct run r = {.n_tokens = EACH, .rung = 1};
 	const struct codec_options options = options_of(w, &r, classes);
-	uint8_t *original = malloc(w->size);
+	uint8_t *original = malloc(w->size), *frame;
 	struct device_codec *c;
+	CUdeviceptr room;
 
 	(void)state;
 	assert_int_equal(device_codec_new(device, 3 << 20, 0, &c), 0);
-	assert_int_equal(device_status(d->cuMemAlloc(&room_base, 1 << 20)), 0);
-	room_used = 0;
+	assert_int_equal(device_status(d->cuMemAlloc(&room, CHUNKS * ROOM)), 0);
 	for (size_t i = 0; i < 2; i++)
 		assert_int_equal(
 			device_status(d->cuEventCreate(&phases[i].event, CU_EVENT_DISABLE_TIMING)), 0);
 	for (uint32_t i = 0; i < CHUNKS; i++) {
 		chunks[i] = codec_world_chunk(w, true, i * EACH, EACH, (uint64_t)i * EACH);
-		encode[i] = (struct device_encode){.chunk = &chunks[i], .options = &options};
+		encode[i] = (struct device_encode){.chunk = &chunks[i],
+			.options = &options,
+			.room_at = room + i * ROOM,
+			.room_bytes = ROOM};
 	}
-	assert_int_equal(device_codec_encode(c, encode, CHUNKS, &room), 0);
+	assert_int_equal(device_codec_encode(c, encode, CHUNKS), 0);
+	assert_int_equal(encode[SMALL].image_at, encode[SMALL].room_at);
+	encode[SMALL].room_bytes = encode[SMALL].image->len_bytes;
+	frame = encode[SMALL].frame;
+	for (uint32_t i = 0; i < CHUNKS; i++) {
+		if (i != SMALL)
+			free(encode[i].frame);
+		free(encode[i].image);
+	}
+	assert_int_equal(device_codec_encode(c, encode, CHUNKS), 0);
+	assert_memory_equal(encode[SMALL].frame, frame, encode[SMALL].len);
+	free(frame);
 	for (uint32_t i = 0; i < CHUNKS; i++) {
 		assert_int_equal(encode[i].status, 0);
-		assert_true(encode[i].image_at != 0);
-		decode[i] = (struct device_decode){
-			.chunk = &chunks[i], .image = encode[i].image, .image_at = encode[i].image_at};
+		assert_int_equal(encode[i].image_at, i == SMALL ? 0 : encode[i].room_at);
+		decode[i] = (struct device_decode){.chunk = &chunks[i],
+			.image = encode[i].image,
+			.image_at = encode[i].image_at,
+			.frame = encode[i].frame,
+			.len = encode[i].len};
 	}
 	poison(w, original);
 	phases_seen = 0;
@@ -358,7 +361,7 @@ static void batches(void **state)
 	assert_int_equal(device_codec_decode(c, &w->g, w->t, decode, CHUNKS, phases, 1, NULL, NULL), -EINVAL);
 	for (size_t i = 0; i < 2; i++)
 		d->cuEventDestroy(phases[i].event);
-	d->cuMemFree(room_base);
+	d->cuMemFree(room);
 	free(original);
 	device_codec_free(c);
 	codec_world_free(w);
@@ -386,7 +389,7 @@ static void little_scratch(void **state)
 			chunks[i] = codec_world_chunk(w, true, i * EACH, EACH, (uint64_t)i * EACH);
 			encode[i] = (struct device_encode){.chunk = &chunks[i], .options = &options};
 		}
-		assert_int_equal(device_codec_encode(c, encode, CHUNKS, NULL), 0);
+		assert_int_equal(device_codec_encode(c, encode, CHUNKS), 0);
 		device_codec_free(c);
 		if (encode[0].status)
 			break;

@@ -139,7 +139,7 @@ static int put_meanwhile(
 	while (!r && wait_for_share(&share, child)) {
 		for (uint32_t i = 0; i < n; i++)
 			encode[i] = (struct device_encode){.chunk = &chunks[i], .options = &options};
-		r = device_codec_encode(c, encode, n, NULL);
+		r = device_codec_encode(c, encode, n);
 		for (uint32_t i = 0; i < n; i++) {
 			r = r ? r : encode[i].status;
 			free(encode[i].frame);

@@ -9,28 +9,10 @@
 /* Chunks encoded together: as many as the daemon puts together. */
 enum { PUT_BATCH = 32 };
 
-/* Device memory for images: taken from the front, given back all at once. */
-struct room {
-	CUdeviceptr base;
-	size_t size, used;
-};
-
-static int take_room(void *arg, size_t len, CUdeviceptr *out)
-{
-	struct room *r = arg;
-	const size_t whole = (len + 255) / 256 * 256;
-
-	if (whole > r->size - r->used)
-		return -ENOSPC;
-	*out = r->base + r->used;
-	r->used += whole;
-	return 0;
-}
-
 struct run {
 	const struct setting *s;
 	struct device_codec *c;
-	struct room room;
+	CUdeviceptr room; /* for images, a chunk's beside the other's */
 	struct codec_chunk chunks[DEVICE_BATCH_MAX];
 	struct device_encode encode[DEVICE_BATCH_MAX];
 	uint8_t classes[SETTING_CHUNK];
@@ -45,18 +27,16 @@ static void drop_frames(struct run *x)
 		x->encode[i].frame = NULL;
 		x->encode[i].image = NULL;
 	}
-	x->room.used = 0;
 }
 
 static int put_all(struct run *x)
 {
-	const struct device_room room = {take_room, &x->room};
 	int r = 0;
 
 	for (uint32_t i = 0; !r && i < x->s->n_chunks; i += PUT_BATCH) {
 		const uint32_t n = x->s->n_chunks - i < PUT_BATCH ? x->s->n_chunks - i : PUT_BATCH;
 
-		r = device_codec_encode(x->c, &x->encode[i], n, &room);
+		r = device_codec_encode(x->c, &x->encode[i], n);
 		for (uint32_t k = i; !r && k < i + n; k++)
 			r = x->encode[k].status;
 	}
@@ -164,6 +144,7 @@ static int measure_get(struct run *x, uint32_t rounds, struct transfer *out)
 
 int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *out)
 {
+	const uint64_t room_bytes = (s->bytes / s->n_chunks / 4 + (1 << 16)) / DEVICE_ALIGN * DEVICE_ALIGN;
 	struct run *x = calloc(1, sizeof *x);
 	int r;
 
@@ -177,9 +158,12 @@ int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *
 		x->encode[i] = (struct device_encode){.chunk = &x->chunks[i], .options = &x->options};
 	}
 	r = device_codec_new(s->device, device_codec_scratch(s->device), 0, &x->c);
-	x->room.size = s->bytes / 4 + (1 << 20);
 	if (!r)
-		r = device_status(x->c->driver->cuMemAlloc(&x->room.base, x->room.size));
+		r = device_status(x->c->driver->cuMemAlloc(&x->room, s->n_chunks * room_bytes));
+	for (uint32_t i = 0; !r && i < s->n_chunks; i++) {
+		x->encode[i].room_at = x->room + i * room_bytes;
+		x->encode[i].room_bytes = room_bytes;
+	}
 	if (!r)
 		r = measure_put(x, rounds, out);
 	if (!r)
@@ -189,8 +173,8 @@ int transfer_measure(const struct setting *s, uint32_t rounds, struct transfer *
 				   s->t->parts[i].n_features / s->t->n_parts;
 	if (x->c) {
 		drop_frames(x);
-		if (x->room.base)
-			device_status(x->c->driver->cuMemFree(x->room.base));
+		if (x->room)
+			device_status(x->c->driver->cuMemFree(x->room));
 		device_codec_free(x->c);
 	}
 	free(x);

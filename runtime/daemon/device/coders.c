@@ -126,7 +126,7 @@ static void encode(struct job *job, struct codec *unused)
 		batch[i] = coder->puts[i]->encode;
 	r = device_enter(coder->coders->device);
 	if (!r)
-		r = device_codec_encode(coder->codec, batch, coder->n, NULL);
+		r = device_codec_encode(coder->codec, batch, coder->n);
 	for (size_t i = 0; i < coder->n; i++) {
 		coder->puts[i]->encode = batch[i];
 		if (r)
