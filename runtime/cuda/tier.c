@@ -293,6 +293,16 @@ int tier_reserve(struct tier *t, uint32_t number, uint32_t bytes, struct tier_fr
 	return 0;
 }
 
+void tier_trim(struct tier *t, struct tier_frame *f, uint32_t bytes)
+{
+	struct item *i = item_of(t, f->id);
+
+	/* The policy has been told nothing of its size yet. */
+	assert(i->n_users == 1 && !i->note && i->state != FILLED);
+	pool_shrink(t->pool, i->at, i->bytes, bytes);
+	i->bytes = f->bytes = bytes;
+}
+
 void tier_filled(struct tier *t, const struct tier_frame *f, void *note)
 {
 	struct item *i = item_of(t, f->id);

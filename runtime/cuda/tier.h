@@ -47,6 +47,9 @@ bool tier_find(struct tier *t, uint32_t number, struct tier_frame *out);
 /* Room for a frame, held, found by nobody before tier_filled; others go for it. -EEXIST: it is there, or
  * being filled; -ENOSPC: it does not fit, or what is there is held; -EBUSY: see tier_set_limit; -ENOMEM. */
 int tier_reserve(struct tier *t, uint32_t number, uint32_t bytes, struct tier_frame *out);
+/* Ends a room that was reserved larger than needed: it has bytes from now on, over 0 and no more than it had;
+ * what lies behind goes back. Not after tier_filled. f is changed. */
+void tier_trim(struct tier *t, struct tier_frame *f, uint32_t bytes);
 /* It can be found from now on, unless it has been forgotten meanwhile. It stays held. note: what there is to
  * know of it, NULL or malloc'd, the tier's from now on. */
 void tier_filled(struct tier *t, const struct tier_frame *f, void *note);

@@ -94,6 +94,50 @@ static void life_of_a_frame(void **state)
 	tier_free(t);
 }
 
+/* Reserved larger than needed: the rest goes back while it is filled, also when it has been forgotten. */
+static void room_is_trimmed(void **state)
+{
+	struct tier *t = make(16, 8);
+	struct tier_frame a, b, c, f;
+	struct tier_stats s;
+
+	(void)state;
+	assert_int_equal(tier_reserve(t, 1, 3 * PAGE + 1, &a), 0);
+	assert_int_equal(tier_reserve(t, 2, 4 * PAGE, &b), 0);
+	assert_int_equal(tier_reserve(t, 3, PAGE, &c), -ENOSPC);
+	tier_trim(t, &a, 3 * PAGE + 1);
+	assert_int_equal(tier_reserve(t, 3, PAGE, &c), -ENOSPC);
+	tier_trim(t, &a, PAGE + 1);
+	assert_int_equal(a.bytes, PAGE + 1);
+	tier_get_stats(t, &s);
+	assert_int_equal(s.used_bytes, 6 * PAGE);
+	tier_filled(t, &a, NULL);
+	tier_release(t, &a);
+	/* What went back is joined to what lies behind it, once that is free. */
+	assert_true(tier_find(t, 1, &f));
+	assert_int_equal(tier_reserve(t, 3, 3 * PAGE, &c), -ENOSPC);
+	assert_int_equal(f.at, a.at);
+	assert_int_equal(f.bytes, PAGE + 1);
+	tier_forget(t, 2);
+	tier_trim(t, &b, 1);
+	tier_get_stats(t, &s);
+	assert_int_equal(s.used_bytes, 3 * PAGE);
+	tier_filled(t, &b, NULL);
+	assert_false(has(t, 2));
+	tier_release(t, &b);
+	assert_int_equal(tier_reserve(t, 3, 6 * PAGE, &c), 0);
+	assert_int_equal(c.at, a.at + 2 * PAGE);
+	/* While the limit waits for it. */
+	assert_int_equal(tier_set_limit(t, 4 * PAGE), -EBUSY);
+	tier_trim(t, &c, 2 * PAGE);
+	assert_int_equal(tier_set_limit(t, 4 * PAGE), 0);
+	tier_release(t, &c);
+	tier_release(t, &f);
+	tier_get_stats(t, &s);
+	assert_int_equal(s.used_bytes, 2 * PAGE);
+	tier_free(t);
+}
+
 /* What was used stays, what was not goes; what is held never does. */
 static void room_is_made(void **state)
 {
@@ -190,6 +234,10 @@ static void many_at_random(void **state)
 			bytes[n] = 1 + (uint32_t)rand() % (6 * PAGE);
 			if (tier_reserve(t, n + 1, bytes[n], &f) == 0) {
 				at[n] = f.at;
+				if (rand() % 2) {
+					bytes[n] = 1 + (uint32_t)rand() % bytes[n];
+					tier_trim(t, &f, bytes[n]);
+				}
 				tier_filled(t, &f, NULL);
 				tier_release(t, &f);
 			}
@@ -229,6 +277,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(life_of_a_frame),
+		cmocka_unit_test(room_is_trimmed),
 		cmocka_unit_test(room_is_made),
 		cmocka_unit_test(the_limit_moves),
 		cmocka_unit_test(many_at_random),
