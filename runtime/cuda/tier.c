@@ -303,17 +303,18 @@ void tier_trim(struct tier *t, struct tier_frame *f, uint32_t bytes)
 	i->bytes = f->bytes = bytes;
 }
 
-void tier_filled(struct tier *t, const struct tier_frame *f, void *note)
+bool tier_filled(struct tier *t, const struct tier_frame *f, void *note)
 {
 	struct item *i = item_of(t, f->id);
 
 	i->note = note;
 	if (i->state != FILLING)
-		return;
+		return false;
 	i->state = FILLED;
 	t->stats.n_frames++;
 	t->stats.n_filled++;
 	evict_insert(&t->evict, f->id);
+	return true;
 }
 
 void tier_release(struct tier *t, const struct tier_frame *f)

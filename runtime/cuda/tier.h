@@ -50,9 +50,9 @@ int tier_reserve(struct tier *t, uint32_t number, uint32_t bytes, struct tier_fr
 /* Ends a room that was reserved larger than needed: it has bytes from now on, over 0 and no more than it had;
  * what lies behind goes back. Not after tier_filled. f is changed. */
 void tier_trim(struct tier *t, struct tier_frame *f, uint32_t bytes);
-/* It can be found from now on, unless it has been forgotten meanwhile. It stays held. note: what there is to
- * know of it, NULL or malloc'd, the tier's from now on. */
-void tier_filled(struct tier *t, const struct tier_frame *f, void *note);
+/* It can be found from now on, unless it has been forgotten meanwhile: false. It stays held. note: what there
+ * is to know of it, NULL or malloc'd, the tier's from now on. */
+bool tier_filled(struct tier *t, const struct tier_frame *f, void *note);
 /* Ends a hold; of one that was not filled, the frame too. */
 void tier_release(struct tier *t, const struct tier_frame *f);
 /* The entry has died, or its frame was made anew: it is found by nobody any more. Of a number that is not

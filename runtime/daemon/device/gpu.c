@@ -144,6 +144,18 @@ bool gpu_is_idle(const struct gpu *g)
 	return !lanes_n_busy(g->lanes) && !staging_n_busy(g->staging) && !coders_n_busy(g->coders);
 }
 
+/* placed: images that were made in the pool; uploaded: brought there over the bus; outgrown: larger than the
+ * room that was reserved for them. */
+static json_t *pool_status(const struct gpu *g)
+{
+	json_t *pool = device_pool_status(g->pool);
+
+	json_object_set_new(pool, "placed", json_integer((json_int_t)g->n_placed));
+	json_object_set_new(pool, "uploaded", json_integer((json_int_t)g->n_uploaded));
+	json_object_set_new(pool, "outgrown", json_integer((json_int_t)g->n_outgrown));
+	return pool;
+}
+
 json_t *gpu_status(const struct gpu *g)
 {
 	struct import_stats imports;
@@ -155,6 +167,6 @@ json_t *gpu_status(const struct gpu *g)
 		device_describe(g->device), "mapped", "allocations", (int)imports.n_allocations, "bytes",
 		(json_int_t)imports.bytes, "events", (int)imports.n_events, "opened",
 		(json_int_t)imports.n_opened, "stale", (json_int_t)imports.n_stale, "staging",
-		staging_status(g->staging), "pool", device_pool_status(g->pool), "lanes",
-		lanes_status(g->lanes), "codec", coders_status(g->coders));
+		staging_status(g->staging), "pool", pool_status(g), "lanes", lanes_status(g->lanes), "codec",
+		coders_status(g->coders));
 }

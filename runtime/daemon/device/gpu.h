@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/api.h"
 #include "runtime/config.h"
+#include "runtime/cuda/forecast.h"
 #include "runtime/cuda/import.h"
 #include "runtime/daemon/device/lane.h"
 #include "runtime/daemon/device/staging.h"
@@ -24,8 +25,11 @@ struct gpu {
 	struct lanes *lanes;
 	struct staging *staging;
 	struct coders *coders;
-	size_t n_fills;           /* of the pool, under way (resident.h) */
 	struct device_pool *pool; /* frames in the GPU's memory */
+	/* How they come there (resident.h). */
+	struct forecast forecast;
+	size_t n_fills; /* over the bus, under way */
+	uint64_t n_placed, n_uploaded, n_outgrown;
 	CUuuid uuid;
 };
 

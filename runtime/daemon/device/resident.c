@@ -32,6 +32,44 @@ void resident_release(struct gpu *g, const struct tier_frame *frame)
 	tier_release(device_pool_tier(g->pool), frame);
 }
 
+void resident_reserve(struct gpu *g, const struct cache *c, const struct index_entry *e,
+	struct device_encode *encode, struct tier_frame *frame)
+{
+	struct tier *tier = device_pool_tier(g->pool);
+	const uint64_t bytes =
+		tier_limit(tier) ? forecast_image(&g->forecast, encode->chunk, encode->options) : 0;
+
+	/* What the tier hands out is mapped: its limit never passes that (pool.h). */
+	if (!bytes || bytes > UINT32_MAX || e->dead ||
+		tier_reserve(tier, number_of(c, e), (uint32_t)bytes, frame))
+		return;
+	encode->room_at = frame->at;
+	encode->room_bytes = frame->bytes;
+}
+
+void resident_encoded(struct gpu *g, const struct device_encode *encode, struct tier_frame *frame)
+{
+	struct tier *tier = device_pool_tier(g->pool);
+
+	if (!encode->status)
+		forecast_learn(
+			&g->forecast, encode->chunk, encode->options, encode->image->len_bytes + 1);
+	if (!frame->bytes)
+		return;
+	if (!encode->status && encode->image_at) {
+		tier_trim(tier, frame, (uint32_t)encode->image->len_bytes + 1);
+		return;
+	}
+	g->n_outgrown += !encode->status;
+	tier_release(tier, frame);
+	frame->bytes = 0;
+}
+
+void resident_keep(struct gpu *g, const struct tier_frame *frame, struct image *image)
+{
+	g->n_placed += tier_filled(device_pool_tier(g->pool), frame, image);
+}
+
 static void filled(struct coder_fill *coder)
 {
 	struct fill *f = (struct fill *)coder;
@@ -40,7 +78,7 @@ static void filled(struct coder_fill *coder)
 	if (coder->status)
 		free(f->image);
 	else
-		tier_filled(tier, &f->frame, f->image);
+		f->gpu->n_uploaded += tier_filled(tier, &f->frame, f->image);
 	tier_release(tier, &f->frame);
 	f->gpu->n_fills--;
 	cache_release(f->cache, f->entry);

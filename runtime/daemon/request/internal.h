@@ -49,7 +49,8 @@ struct step {
 	struct codec_chunk device_view;
 	struct coder_put coder;
 	struct image *image;        /* of the frame that was made so */
-	struct tier_frame resident; /* GET: its image in the GPU's memory, held; bytes 0: none */
+	/* GET: its image in the GPU's memory; PUT: where that is made. Held; bytes 0: none. */
+	struct tier_frame resident;
 };
 
 struct request {

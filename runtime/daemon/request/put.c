@@ -86,10 +86,11 @@ static void put_filled(struct cache_wait *wait, int status)
 			step->job.ended_ns - step->job.started_ns);
 		steward_put(q->daemon->steward, step->entry, q->sqe.preset, step->info.position,
 			step->n_class[TOKEN_WINDOW], q->sqe.position + q->sqe.n_tokens);
-		if (step->image) {
+		if (step->image && step->resident.bytes)
+			resident_keep(q->daemon->gpu, &step->resident, step->image);
+		else if (step->image)
 			resident_fill(q->daemon->gpu, q->daemon->cache, step->entry, step->image);
-			step->image = NULL;
-		}
+		step->image = NULL;
 		cache_release(q->daemon->cache, step->entry);
 	}
 	step_end(step, status);
@@ -113,6 +114,7 @@ static void put_coded(struct coder_put *p)
 	struct step *step = (struct step *)((char *)p - offsetof(struct step, coder));
 
 	step->on_device = false;
+	resident_encoded(step->request->daemon->gpu, &p->encode, &step->resident);
 	if (p->encode.status) {
 		/* What the GPU cannot do, the host can. */
 		if (step->staged->layers)
@@ -143,6 +145,8 @@ static void put_done(struct job *job)
 		step->coder =
 			(struct coder_put){.encode = {.chunk = &step->device_view, .options = &step->options},
 				.done = put_coded};
+		resident_reserve(
+			q->daemon->gpu, q->daemon->cache, e, &step->coder.encode, &step->resident);
 		coders_put(q->daemon->gpu->coders, &step->coder);
 		return;
 	}
