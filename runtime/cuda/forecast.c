@@ -10,8 +10,8 @@ enum {
 	SLACK_BYTES = 4096,
 };
 /* If chunks are alike, one is larger than the largest of the last 32 once in 33; with this, hardly ever. What
- * is reserved above need is lost between images (docs/decisions.md). */
-static const double MARGIN = 1.0625, FIRST_MARGIN = 2;
+ * is reserved beyond need leaves gaps between images (docs/decisions.md). */
+static const double MARGIN = 1.03125, FIRST_MARGIN = 2;
 
 /* That of a transform and rung, or the one that was not asked for the longest, made it. */
 static struct forecast_kind *kind_of(struct forecast *f, const struct codec_options *o)

@@ -55,26 +55,26 @@ static void rungs_are_apart(void **state)
 	/* At first, twice what the rung should take. */
 	assert_in_range(ask(&f, 1, TOKENS, 0), 2 * nominal, 2 * nominal + 2 * PAGE);
 	teach(&f, 1, TOKENS, 0, nominal);
-	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 17 / 16, nominal * 17 / 16 + 2 * PAGE);
+	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 33 / 32, nominal * 33 / 32 + 2 * PAGE);
 	assert_in_range(ask(&f, 0, TOKENS, 0), 4 * nominal, 4 * nominal + 2 * PAGE);
 	/* Raw tokens are known to the byte, and say nothing of coded ones. */
 	teach(&f, 1, TOKENS, 128, 128 * TOKEN_BYTES + nominal / 2);
-	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 17 / 16, nominal * 17 / 16 + 2 * PAGE);
+	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 33 / 32, nominal * 33 / 32 + 2 * PAGE);
 	assert_in_range(
 		ask(&f, 1, TOKENS, 200), 200 * TOKEN_BYTES, 200 * TOKEN_BYTES + nominal / 4 + 2 * PAGE);
 	assert_in_range(ask(&f, 1, TOKENS, TOKENS), TOKENS * TOKEN_BYTES, TOKENS * TOKEN_BYTES + 2 * PAGE);
 	/* Of a few tokens most is what streams take beside them. */
 	teach(&f, 1, 3, 0, 2000);
 	assert_in_range(ask(&f, 1, 3, 0), 2000, nominal / 4);
-	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 17 / 16, nominal * 17 / 16 + 2 * PAGE);
+	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 33 / 32, nominal * 33 / 32 + 2 * PAGE);
 	teach(&f, 1, TOKENS, TOKENS, TOKENS * TOKEN_BYTES);
-	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 17 / 16, nominal * 17 / 16 + 2 * PAGE);
+	assert_in_range(ask(&f, 1, TOKENS, 0), nominal * 33 / 32, nominal * 33 / 32 + 2 * PAGE);
 	/* What was large once is not for ever. */
 	teach(&f, 1, TOKENS, 0, 3 * nominal);
 	assert_in_range(ask(&f, 1, TOKENS, 0), 3 * nominal, 4 * nominal);
 	for (int i = 0; i < FORECAST_CHUNKS; i++)
 		teach(&f, 1, TOKENS, 0, nominal);
-	assert_in_range(ask(&f, 1, TOKENS, 0), nominal, nominal * 17 / 16 + 2 * PAGE);
+	assert_in_range(ask(&f, 1, TOKENS, 0), nominal, nominal * 33 / 32 + 2 * PAGE);
 }
 
 static void the_oldest_kind_goes(void **state)
@@ -98,8 +98,8 @@ static void the_oldest_kind_goes(void **state)
 	transform.id[0] = 1;
 }
 
-/* Sizes that vary by a tenth to either side: few are larger than was foretold, and a tenth of room or so is
- * lost. */
+/* Sizes that vary by a tenth to either side: few are larger than was foretold, and little more than the
+ * largest may take is reserved. */
 static void sizes_that_vary(void **state)
 {
 	enum { CHUNKS = 10000 };
@@ -127,7 +127,7 @@ static void sizes_that_vary(void **state)
 	printf("%u of %u larger than foretold, %.3f times what is needed reserved\n", n_larger, CHUNKS,
 		reserved / taken);
 	assert_true(n_larger < CHUNKS / 100);
-	assert_true(reserved < 1.2 * taken);
+	assert_true(reserved < 1.15 * taken);
 }
 
 int main(void)

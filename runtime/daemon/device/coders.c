@@ -229,6 +229,8 @@ static void take_batch(struct coders *c, struct coder *coder)
 	c->puts_end = &c->puts;
 	while (*c->puts_end)
 		c->puts_end = &(*c->puts_end)->next;
+	for (size_t i = 0; i < coder->n; i++)
+		coder->puts[i]->begins(coder->puts[i]);
 	c->n_chunks += coder->n;
 	c->n_batches++;
 }

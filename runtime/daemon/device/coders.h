@@ -17,6 +17,9 @@ struct coders;
 struct coder_put {
 	struct device_encode encode; /* chunk and options set; out: the rest */
 	uint64_t started_ns, ended_ns;
+	/* Called when its turn has come, which may be a while after coders_put: for what is not to be taken
+	 * before, such as encode's room. It may not call the coders. */
+	void (*begins)(struct coder_put *p);
 	void (*done)(struct coder_put *p);
 	struct coder_put *next; /* the coders' own */
 };

@@ -52,8 +52,7 @@ void resident_encoded(struct gpu *g, const struct device_encode *encode, struct 
 	struct tier *tier = device_pool_tier(g->pool);
 
 	if (!encode->status)
-		forecast_learn(
-			&g->forecast, encode->chunk, encode->options, encode->image->len_bytes + 1);
+		forecast_learn(&g->forecast, encode->chunk, encode->options, encode->image->len_bytes + 1);
 	if (!frame->bytes)
 		return;
 	if (!encode->status && encode->image_at) {

@@ -19,16 +19,16 @@ bool resident_find(
 void resident_release(struct gpu *g, const struct tier_frame *frame);
 
 /* Room for the image of a chunk that is about to be encoded; what is needed is foretold. Sets encode's room,
- * and holds *frame until resident_release, whatever becomes of the entry. frame->bytes stays 0: there is none,
- * and the image has to come over the bus. */
+ * and holds *frame until resident_release, whatever becomes of the entry. frame->bytes stays 0: there is
+ * none, and the image has to come over the bus. */
 void resident_reserve(struct gpu *g, const struct cache *c, const struct index_entry *e,
 	struct device_encode *encode, struct tier_frame *frame);
 /* It has been encoded, or could not be. Of the room, what the image does not take goes back; all of it, with
  * frame->bytes 0, when the image is not there. */
 void resident_encoded(struct gpu *g, const struct device_encode *encode, struct tier_frame *frame);
 /* Its entry has been filled: the image is found there from now on. The codec's thread has waited for the
- * stream that wrote it, so whoever finds it may read it on any stream at once. image: the codec's, taken over.
- * The hold stays. */
+ * stream that wrote it, so whoever finds it may read it on any stream at once. image: the codec's, taken
+ * over. The hold stays. */
 void resident_keep(struct gpu *g, const struct tier_frame *frame, struct image *image);
 
 /* image: read from the frame that the entry has in the pool, malloc'd, taken over. Holds the entry until it

@@ -48,7 +48,7 @@ struct step {
 	struct sinks_view view; /* what of the copy the host gets then */
 	struct codec_chunk device_view;
 	struct coder_put coder;
-	struct image *image;        /* of the frame that was made so */
+	struct image *image; /* of the frame that was made so */
 	/* GET: its image in the GPU's memory; PUT: where that is made. Held; bytes 0: none. */
 	struct tier_frame resident;
 };

@@ -109,9 +109,22 @@ static void put_copied(struct device_chunk *c, int status)
 		workers_submit(step->request->daemon->workers, &step->job);
 }
 
+static struct step *step_of_coder(struct coder_put *p)
+{
+	return (struct step *)((char *)p - offsetof(struct step, coder));
+}
+
+static void put_begins(struct coder_put *p)
+{
+	struct step *step = step_of_coder(p);
+	struct daemon *d = step->request->daemon;
+
+	resident_reserve(d->gpu, d->cache, step->entry, &p->encode, &step->resident);
+}
+
 static void put_coded(struct coder_put *p)
 {
-	struct step *step = (struct step *)((char *)p - offsetof(struct step, coder));
+	struct step *step = step_of_coder(p);
 
 	step->on_device = false;
 	resident_encoded(step->request->daemon->gpu, &p->encode, &step->resident);
@@ -144,9 +157,8 @@ static void put_done(struct job *job)
 		step->device_view.pages = step->staged->device_pages;
 		step->coder =
 			(struct coder_put){.encode = {.chunk = &step->device_view, .options = &step->options},
+				.begins = put_begins,
 				.done = put_coded};
-		resident_reserve(
-			q->daemon->gpu, q->daemon->cache, e, &step->coder.encode, &step->resident);
 		coders_put(q->daemon->gpu->coders, &step->coder);
 		return;
 	}
