@@ -249,6 +249,7 @@ static void nothing_is_held(const struct private_daemon *d)
 static void made_there(void **state)
 {
 	struct private_daemon d = start(NULL);
+	long used_bytes;
 
 	(void)state;
 	for (uint32_t sequence = 0; sequence < 3; sequence++) {
@@ -261,9 +262,16 @@ static void made_there(void **state)
 	}
 	assert_int_equal(pool_of(&d, "uploaded"), 0);
 	assert_int_equal(pool_of(&d, "outgrown"), 0);
+	used_bytes = pool_of(&d, "used_bytes");
 	scene_in_process(get_both_ways, &d, 2);
 	assert_int_equal(pool_of(&d, "hits"), 4 * N_CHUNKS);
 	assert_int_equal(pool_of(&d, "misses"), N_CHUNKS);
+	/* They took no more than they needed: as much as over the bus. */
+	resize(&d, SLAB);
+	for (uint32_t sequence = 0; sequence < 3; sequence++)
+		scene_in_process(get_one, &d, sequence);
+	scene_until(&d, "pool", "uploaded", 3l * N_CHUNKS);
+	assert_int_equal(pool_of(&d, "used_bytes"), used_bytes);
 	nothing_is_held(&d);
 	private_daemon_stop(&d);
 }
