@@ -17,7 +17,7 @@
 #include "tests/cuda/scene.h"
 #include "tests/integration/low-rank.h"
 
-enum { SINKS = 4, WINDOW = 128, N = 700, N_CHUNKS = 3, KIND = 1, SLAB = 64 << 20, LOUD = 1000, BATCH = 6 };
+enum { SINKS = 4, WINDOW = 128, N = 700, N_CHUNKS = 3, KIND = 1, SLAB = 64 << 20, LOUD = 1000, BATCH = 4 };
 
 /* Emulated, a moment's work takes seconds. */
 #define WITH_POOL "device_share = 100\ndevice_pool = 64M\n"
@@ -328,7 +328,7 @@ static void slow_down(const struct cuda_double *d, long us)
 /* The engine dies while its chunks are being encoded, sooner and later. */
 static void engines_die(void **state)
 {
-	enum { ROUNDS = 5 };
+	enum { ROUNDS = 4 };
 	struct private_daemon d = start(NULL);
 	const bool is_emulated = scene_has_double();
 
@@ -341,7 +341,7 @@ static void engines_die(void **state)
 			scene_knob(slow_down, 2000);
 		pid = scene_start(put_until_killed, &d, round, &fd);
 		scene_await(fd);
-		nanosleep(&(struct timespec){.tv_nsec = 60000000 * round}, NULL);
+		nanosleep(&(struct timespec){.tv_nsec = 8000000 * round}, NULL);
 		scene_kill(pid);
 		close(fd);
 		scene_until(&d, "mapped", "allocations", 0);
