@@ -27,6 +27,10 @@ struct gpu {
 	size_t n_fills;           /* of the pool, under way (resident.h) */
 	struct device_pool *pool; /* frames in the GPU's memory */
 	CUuuid uuid;
+	struct {
+		uint64_t n_measured, n_copied; /* chunks: statistics computed here; by the host, of a copy */
+		uint64_t to_host_bytes, to_device_bytes;
+	} search; /* for sinks, in chunks that are encoded here: what it has cross the bus */
 };
 
 /* 0 with *out NULL: none is wanted, or (device=auto) there is none; a log line says which GPU is used or why
