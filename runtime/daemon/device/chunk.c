@@ -228,21 +228,21 @@ static int fetch(struct lane_task *t)
 	return r ? -EIO : 0;
 }
 
-/* On the stream for copies: an event behind the next chunk's gather does not wait for it. */
+/* On our own lane: the slot is ours, and the engine's events do not wait for it. */
 static int measure(struct lane_task *t)
 {
 	struct device_chunk *c = (struct device_chunk *)t;
 	const struct cuda_driver *cu = device_driver(c->gpu->device);
-	const CUstream copy = lane_copy(t->lane);
+	const CUstream stream = lane_work(t->lane);
 	int r = device_statistics_launch(c->statistics, c->gpu->device, c->slot->host + statistics_start(c),
-		c->slot->device + statistics_start(c), copy);
+		c->slot->device + statistics_start(c), stream);
 
 	if (!r)
-		r = device_status(cu->cuEventRecord(c->slot->landed, copy));
+		r = device_status(cu->cuEventRecord(c->slot->landed, stream));
 	if (!r)
 		t->landed = c->slot->landed;
 	else
-		cu->cuStreamSynchronize(copy);
+		cu->cuStreamSynchronize(stream);
 	return r ? -EIO : 0;
 }
 
@@ -324,27 +324,22 @@ void device_chunk_gather(struct device_chunk *c, void (*fn)(struct device_chunk 
 	want_slot(c);
 }
 
-/* More of what was gathered. */
-static void go_on(struct device_chunk *c, int (*run)(struct lane_task *t), const char *what,
-	void (*fn)(struct device_chunk *c, int status))
+void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))
 {
 	c->fn = fn;
 	if (!*c->lane) {
 		fn(c, -ECANCELED);
 		return;
 	}
-	c->task = (struct lane_task){.run = run, .done = moved, .what = what};
+	c->task = (struct lane_task){.run = fetch, .done = moved, .what = "fetch"};
 	lane_submit(*c->lane, &c->task);
-}
-
-void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))
-{
-	go_on(c, fetch, "fetch", fn);
 }
 
 void device_chunk_measure(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))
 {
-	go_on(c, measure, "measure", fn);
+	c->fn = fn;
+	c->task = (struct lane_task){.run = measure, .done = moved, .what = "measure"};
+	lane_submit(c->gpu->own, &c->task);
 }
 
 void device_chunk_lend(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))

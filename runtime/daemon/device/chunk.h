@@ -72,7 +72,7 @@ void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *
 bool device_chunk_want_statistics(struct device_chunk *c, const struct device_statistics *s);
 /* On a worker, after a gather: what measuring needs. */
 void device_chunk_fill_statistics(const struct device_chunk *c, const struct kernels *kernels);
-/* Computes them. fn's status: -ECANCELED: the engine has gone; -EIO. */
+/* Computes them, also when the engine has gone meanwhile. fn's status: -EIO. */
 void device_chunk_measure(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
 /* Once they are computed, as long as the slot is held. */
 struct detection_statistics device_chunk_statistics(const struct device_chunk *c);

@@ -44,6 +44,8 @@ static int set_up(
 		return -ENOMEM;
 	r = lanes_new(g->device, &g->lanes);
 	if (!r)
+		r = lane_new(g->lanes, "own", &g->own);
+	if (!r)
 		r = staging_new(g->lanes, c->device_staging, &g->staging);
 	if (!r)
 		r = device_pool_new(g->device, g->lanes, &g->pool);
@@ -105,6 +107,7 @@ struct gpu *gpu_free(struct gpu *g)
 			return NULL;
 		g->pool = device_pool_free(g->pool);
 		g->staging = staging_free(g->staging);
+		lane_close(g->own);
 		/* A lane that is stuck in the driver uses all of this still; the process ends without it. */
 		if (!lanes_free(g->lanes))
 			return NULL;

@@ -22,6 +22,7 @@ struct gpu {
 	struct device *device;
 	struct imports *imports;
 	struct lanes *lanes;
+	struct lane *own; /* for work on what is ours by now, whether its engine is still there or not */
 	struct staging *staging;
 	struct coders *coders;
 	size_t n_fills;           /* of the pool, under way (resident.h) */
