@@ -18,7 +18,7 @@
 #include "tests/integration/low-rank.h"
 
 /* The first chunks of a model are lessons, for which the host has the layers themselves. */
-enum { KIND = 1, PUTS = 14, LESSONS = 8, OUTLIER = 40, DEATHS = 10 };
+enum { KIND = 1, PUTS = 14, LESSONS = 8, OUTLIER = 40, DEATHS = 6 };
 
 /* One layer of three is searched: two planes in f16. Statistics: three floats a head, two heads a plane. */
 enum { LAYER_BYTES = 2 * E_WIDTH * 2, STATISTICS_BYTES = 2 * E_HEADS * 3 * 4 };
@@ -272,13 +272,13 @@ static void engines_die(void **state)
 	start(&d);
 	scene_in_process(put_on_gpu, &d, 0);
 	if (is_emulated)
-		scene_knob(slow_down, 3000);
+		scene_knob(slow_down, 2000);
 	for (uint32_t i = 0; i < DEATHS; i++) {
 		int fd;
 		const pid_t pid = scene_start(put_and_wait_for_death, &d, PUTS + i, &fd);
 
 		scene_await(fd);
-		usleep(i * 3000);
+		usleep(i * 4000);
 		scene_kill(pid);
 		close(fd);
 		scene_until(&d, "mapped", "allocations", 0);

@@ -101,15 +101,6 @@ bool device_chunk_want_statistics(struct device_chunk *c, const struct device_st
 	return true;
 }
 
-void device_chunk_fill_statistics(const struct device_chunk *c, const struct kernels *kernels)
-{
-	struct codec_chunk chunk = device_chunk_view(c);
-
-	chunk.pages = c->device_pages;
-	device_statistics_fill(c->statistics, kernels, &chunk, c->slot->host + statistics_start(c),
-		c->slot->device + statistics_start(c));
-}
-
 struct detection_statistics device_chunk_statistics(const struct device_chunk *c)
 {
 	return device_statistics_given(c->statistics, c->slot->host + statistics_start(c));
@@ -234,9 +225,14 @@ static int measure(struct lane_task *t)
 	struct device_chunk *c = (struct device_chunk *)t;
 	const struct cuda_driver *cu = device_driver(c->gpu->device);
 	const CUstream stream = lane_work(t->lane);
-	int r = device_statistics_launch(c->statistics, c->gpu->device, c->slot->host + statistics_start(c),
-		c->slot->device + statistics_start(c), stream);
+	const CUdeviceptr device = c->slot->device + statistics_start(c);
+	struct codec_chunk chunk = device_chunk_view(c);
+	uint8_t *host = c->slot->host + statistics_start(c);
+	int r;
 
+	chunk.pages = c->device_pages;
+	device_statistics_fill(c->statistics, c->kernels, &chunk, host, device);
+	r = device_statistics_launch(c->statistics, c->gpu->device, host, device, stream);
 	if (!r)
 		r = device_status(cu->cuEventRecord(c->slot->landed, stream));
 	if (!r)
@@ -335,9 +331,11 @@ void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *
 	lane_submit(*c->lane, &c->task);
 }
 
-void device_chunk_measure(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))
+void device_chunk_measure(
+	struct device_chunk *c, const struct kernels *kernels, void (*fn)(struct device_chunk *c, int status))
 {
 	c->fn = fn;
+	c->kernels = kernels;
 	c->task = (struct lane_task){.run = measure, .done = moved, .what = "measure"};
 	lane_submit(c->gpu->own, &c->task);
 }

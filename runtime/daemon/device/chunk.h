@@ -6,7 +6,7 @@
  *     device_chunk_new; device_chunk_gather, or device_chunk_lend and device_chunk_scatter; device_chunk_free
  *
  * What was gathered can be measured where it lies, for the search for sinks: device_chunk_want_statistics
- * before, device_chunk_fill_statistics on a worker and device_chunk_measure behind it.
+ * before, device_chunk_measure behind it.
  */
 #ifndef RUNTIME_DAEMON_DEVICE_CHUNK_H
 #define RUNTIME_DAEMON_DEVICE_CHUNK_H
@@ -39,6 +39,7 @@ struct device_chunk {
 	const uint32_t *layers;
 	uint32_t n_layers;                          /* 0 with layers: none */
 	const struct device_statistics *statistics; /* the caller's; in the slot behind the tokens */
+	const struct kernels *kernels;              /* the host's, for what measuring needs */
 	bool is_gather;
 	/* The next call's. handed: the lane has it, what is submitted to the lane now comes behind it; NULL:
 	 * the caller does not care. fn: it has ended. Either may free the chunk in fn alone. */
@@ -70,10 +71,9 @@ void device_chunk_gather(struct device_chunk *c, void (*fn)(struct device_chunk 
 void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
 /* Before a gather: the slot is to have room for these. false: no slot can have it. */
 bool device_chunk_want_statistics(struct device_chunk *c, const struct device_statistics *s);
-/* On a worker, after a gather: what measuring needs. */
-void device_chunk_fill_statistics(const struct device_chunk *c, const struct kernels *kernels);
-/* Computes them, also when the engine has gone meanwhile. fn's status: -EIO. */
-void device_chunk_measure(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
+/* After the gather: computes them, also when the engine has gone meanwhile. fn's status: -EIO. */
+void device_chunk_measure(struct device_chunk *c, const struct kernels *kernels,
+	void (*fn)(struct device_chunk *c, int status));
 /* Once they are computed, as long as the slot is held. */
 struct detection_statistics device_chunk_statistics(const struct device_chunk *c);
 /* The slot alone, to be filled. Status as above. */

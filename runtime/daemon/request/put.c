@@ -112,8 +112,6 @@ static void put_copied(struct device_chunk *c, int status)
 		g->search.n_copied++;
 		g->search.to_host_bytes += device_chunk_host_bytes(c);
 	}
-	step->job.run = put_run;
-	step->job.done = put_done;
 	workers_submit(step->request->daemon->workers, &step->job);
 }
 
@@ -125,7 +123,7 @@ static void put_measured(struct device_chunk *c, int status)
 	struct gpu *g = step->request->daemon->gpu;
 
 	if (status) {
-		/* The host's kernels compute them, of a copy. */
+		/* Then the host computes them, of a copy. */
 		c->layers = NULL;
 		device_chunk_fetch(c, put_copied);
 		return;
@@ -138,32 +136,14 @@ static void put_measured(struct device_chunk *c, int status)
 	put_copied(c, 0);
 }
 
-static void put_prepare(struct job *job, struct codec *codec)
-{
-	struct step *step = (struct step *)job;
-
-	(void)codec;
-	device_chunk_fill_statistics(step->staged, step->request->daemon->kernels);
-}
-
-static void put_prepared(struct job *job)
-{
-	struct step *step = (struct step *)job;
-
-	device_chunk_measure(step->staged, put_measured);
-}
-
 static void put_gathered(struct device_chunk *c, int status)
 {
 	struct step *step = c->owner;
 
-	if (status) {
+	if (status)
 		put_copied(c, status);
-		return;
-	}
-	step->job.run = put_prepare;
-	step->job.done = put_prepared;
-	workers_submit(step->request->daemon->workers, &step->job);
+	else
+		device_chunk_measure(c, step->request->daemon->kernels, put_measured);
 }
 
 static void put_coded(struct coder_put *p)
