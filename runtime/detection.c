@@ -77,6 +77,30 @@ static void positions_of(const struct codec_chunk *chunk, uint64_t positions[FRA
 		positions[i] = chunk->position + i;
 }
 
+/* Room for the features of n tokens, and for two scores of each. */
+static int make_room(struct detection *d, const struct sinks_detector *detector, size_t n, float **features,
+	float **scores)
+{
+	*features = scratch_get(&d->features, n * detector->view.n_features * sizeof **features);
+	*scores = scratch_get(&d->scores, 2 * n * sizeof **scores);
+	return *features && *scores ? 0 : -ENOMEM;
+}
+
+static void tell(const struct sinks_detector *detector, const float *features, size_t n, float *scores,
+	struct sinks_evidence *evidence)
+{
+	sinks_score(detector, features, n, scores);
+	evidence->scores = scores;
+	evidence->trained = detector->trained;
+	evidence->threshold = detector->threshold;
+	evidence->familiar = detector->familiar;
+	evidence->unusual = NULL;
+	if (detector->trained) {
+		sinks_unusual(detector, features, n, scores + n);
+		evidence->unusual = scores + n;
+	}
+}
+
 int detection_score_at(struct detection *d, const struct codec_chunk *chunk, const uint64_t *positions,
 	const struct sinks_detector *detector, struct sinks_evidence *evidence)
 {
@@ -84,16 +108,16 @@ int detection_score_at(struct detection *d, const struct codec_chunk *chunk, con
 	const size_t n = chunk->n_tokens;
 	const uint32_t heads = v->n_heads[0] > v->n_heads[1] ? v->n_heads[0] : v->n_heads[1];
 	struct token_statistic *statistics = scratch_get(&d->statistics, n * heads * sizeof *statistics);
-	float *features = scratch_get(&d->features, n * v->n_features * sizeof *features);
-	float *scores = scratch_get(&d->scores, 2 * n * sizeof *scores);
+	float *features, *scores;
+	int r = make_room(d, detector, n, &features, &scores);
 
-	if (!statistics || !features || !scores)
+	if (!statistics || r)
 		return -ENOMEM;
 	for (uint32_t p = 0; p < v->n_planes; p++) {
 		const struct plane *plane = &chunk->geometry->planes[p];
 		struct rope_table rope;
-		int r = fill_rope(d, plane, positions, n, &rope);
 
+		r = fill_rope(d, plane, positions, n, &rope);
 		if (r)
 			return r;
 		for (uint32_t l = 0; l < v->n_layers; l++) {
@@ -105,16 +129,7 @@ int detection_score_at(struct detection *d, const struct codec_chunk *chunk, con
 			sinks_features(v, l, p, (const float *)statistics, n, features);
 		}
 	}
-	sinks_score(detector, features, n, scores);
-	evidence->scores = scores;
-	evidence->trained = detector->trained;
-	evidence->threshold = detector->threshold;
-	evidence->familiar = detector->familiar;
-	evidence->unusual = NULL;
-	if (detector->trained) {
-		sinks_unusual(detector, features, n, scores + n);
-		evidence->unusual = scores + n;
-	}
+	tell(detector, features, n, scores, evidence);
 	return 0;
 }
 
@@ -125,6 +140,22 @@ int detection_score(struct detection *d, const struct codec_chunk *chunk,
 
 	positions_of(chunk, positions);
 	return detection_score_at(d, chunk, positions, detector, evidence);
+}
+
+int detection_score_given(struct detection *d, const struct detection_statistics *statistics, size_t n_tokens,
+	const struct sinks_detector *detector, struct sinks_evidence *evidence)
+{
+	const struct sinks_view *v = &detector->view;
+	float *features, *scores;
+	const int r = make_room(d, detector, n_tokens, &features, &scores);
+
+	if (r)
+		return r;
+	for (uint32_t p = 0; p < v->n_planes; p++)
+		for (uint32_t l = 0; l < v->n_layers; l++)
+			sinks_features(v, l, p, (const float *)statistics->of[l][p], n_tokens, features);
+	tell(detector, features, n_tokens, scores, evidence);
+	return 0;
 }
 
 uint16_t detection_top(

@@ -29,6 +29,16 @@ int detection_score(struct detection *d, const struct codec_chunk *chunk,
 int detection_score_at(struct detection *d, const struct codec_chunk *chunk, const uint64_t *positions,
 	const struct sinks_detector *detector, struct sinks_evidence *evidence);
 
+/* Statistics of a chunk's tokens that were computed elsewhere: of the view's layer l (by its index) and plane
+ * p [n_tokens, n_heads] at of[l][p], as kernels->statistics has them. */
+struct detection_statistics {
+	const struct token_statistic *of[SINKS_LAYERS_MAX][GEOMETRY_PLANES_MAX];
+};
+
+/* The same from statistics, those of the detector's view against its bases: nothing of the chunk is read. */
+int detection_score_given(struct detection *d, const struct detection_statistics *statistics, size_t n_tokens,
+	const struct sinks_detector *detector, struct sinks_evidence *evidence);
+
 /* Of the tokens scored last, the one found: the feature that added most. */
 uint16_t detection_top(const struct detection *d, const struct sinks_detector *detector,
 	const struct sinks_finding *finding);

@@ -39,6 +39,11 @@ void trial_end(void)
 	device_free(device);
 }
 
+const struct device *trial_device(void)
+{
+	return device;
+}
+
 static void *place(const void *data, size_t len, size_t offset)
 {
 	const size_t before = GUARD + offset, whole = before + len + GUARD;

@@ -16,6 +16,7 @@ enum { TRIAL_POISON = 0xcb };
  * 0, or what main is to return. */
 int trial_begin(uint64_t *seed);
 void trial_end(void);
+const struct device *trial_device(void);
 
 /* Memory that holds a copy, at so many bytes past an address aligned to 256, or poison, at such an address.
  */

@@ -75,6 +75,37 @@ struct codec_chunk device_chunk_view(const struct device_chunk *c)
 		.position = c->position};
 }
 
+uint64_t device_chunk_host_bytes(const struct device_chunk *c)
+{
+	const uint32_t n_planes = c->geometry->n_planes;
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; c->layers && i < c->n_layers; i++)
+		bytes += packed_before(c, (c->layers[i] + 1) * n_planes) -
+			 packed_before(c, c->layers[i] * n_planes);
+	return c->layers ? bytes * c->n_tokens : c->data_bytes;
+}
+
+/* ---- statistics ---- */
+
+static size_t statistics_start(const struct device_chunk *c)
+{
+	return c->blocks_bytes + aligned(c->data_bytes);
+}
+
+bool device_chunk_want_statistics(struct device_chunk *c, const struct device_statistics *s)
+{
+	if (!staging_fits(c->gpu->staging, statistics_start(c) + device_statistics_bytes(s)))
+		return false;
+	c->statistics = s;
+	return true;
+}
+
+struct detection_statistics device_chunk_statistics(const struct device_chunk *c)
+{
+	return device_statistics_given(c->statistics, c->slot->host + statistics_start(c));
+}
+
 /* ---- on the lane ---- */
 
 static int copy_blocks(const struct device_chunk *c, const struct cuda_driver *cu, CUstream stream)
@@ -188,6 +219,29 @@ static int fetch(struct lane_task *t)
 	return r ? -EIO : 0;
 }
 
+/* On our own lane: the slot is ours, and the engine's events do not wait for it. */
+static int measure(struct lane_task *t)
+{
+	struct device_chunk *c = (struct device_chunk *)t;
+	const struct cuda_driver *cu = device_driver(c->gpu->device);
+	const CUstream stream = lane_work(t->lane);
+	const CUdeviceptr device = c->slot->device + statistics_start(c);
+	struct codec_chunk chunk = device_chunk_view(c);
+	uint8_t *host = c->slot->host + statistics_start(c);
+	int r;
+
+	chunk.pages = c->device_pages;
+	device_statistics_fill(c->statistics, c->kernels, &chunk, host, device);
+	r = device_statistics_launch(c->statistics, c->gpu->device, host, device, stream);
+	if (!r)
+		r = device_status(cu->cuEventRecord(c->slot->landed, stream));
+	if (!r)
+		t->landed = c->slot->landed;
+	else
+		cu->cuStreamSynchronize(stream);
+	return r ? -EIO : 0;
+}
+
 /* ---- on the front thread ---- */
 
 static void moved(struct lane_task *t)
@@ -252,7 +306,8 @@ static void want_slot(struct device_chunk *c)
 {
 	c->wait.fn = lent;
 	c->wait.owner = c->lane;
-	c->wait.bytes = c->blocks_bytes + c->data_bytes;
+	c->wait.bytes = c->statistics ? statistics_start(c) + device_statistics_bytes(c->statistics)
+				      : c->blocks_bytes + c->data_bytes;
 	staging_want(c->gpu->staging, &c->wait);
 }
 
@@ -274,6 +329,15 @@ void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *
 	}
 	c->task = (struct lane_task){.run = fetch, .done = moved, .what = "fetch"};
 	lane_submit(*c->lane, &c->task);
+}
+
+void device_chunk_measure(
+	struct device_chunk *c, const struct kernels *kernels, void (*fn)(struct device_chunk *c, int status))
+{
+	c->fn = fn;
+	c->kernels = kernels;
+	c->task = (struct lane_task){.run = measure, .done = moved, .what = "measure"};
+	lane_submit(c->gpu->own, &c->task);
 }
 
 void device_chunk_lend(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status))

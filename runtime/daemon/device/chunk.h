@@ -4,11 +4,15 @@
  * thread; the view is for workers, between callbacks.
  *
  *     device_chunk_new; device_chunk_gather, or device_chunk_lend and device_chunk_scatter; device_chunk_free
+ *
+ * What was gathered can be measured where it lies, for the search for sinks: device_chunk_want_statistics
+ * before, device_chunk_measure behind it.
  */
 #ifndef RUNTIME_DAEMON_DEVICE_CHUNK_H
 #define RUNTIME_DAEMON_DEVICE_CHUNK_H
 
 #include "runtime/codec.h"
+#include "runtime/cuda/statistics.h"
 #include "runtime/daemon/device/lane.h"
 #include "runtime/daemon/device/memory.h"
 #include "runtime/daemon/device/staging.h"
@@ -33,7 +37,9 @@ struct device_chunk {
 	/* Gather: layers that the host's copy is to have; the rest of it is undefined. NULL: all. The
 	 * caller's. */
 	const uint32_t *layers;
-	uint32_t n_layers;
+	uint32_t n_layers;                          /* 0 with layers: none */
+	const struct device_statistics *statistics; /* the caller's; in the slot behind the tokens */
+	const struct kernels *kernels;              /* the host's, for what measuring needs */
 	bool is_gather;
 	/* The next call's. handed: the lane has it, what is submitted to the lane now comes behind it; NULL:
 	 * the caller does not care. fn: it has ended. Either may free the chunk in fn alone. */
@@ -63,11 +69,21 @@ struct device_chunk *device_chunk_free(struct device_chunk *c);
 void device_chunk_gather(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
 /* After a gather of some layers: all of them. */
 void device_chunk_fetch(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
+/* Before a gather: the slot is to have room for these. false: no slot can have it. */
+bool device_chunk_want_statistics(struct device_chunk *c, const struct device_statistics *s);
+/* After the gather: computes them, also when the engine has gone meanwhile. fn's status: -EIO. */
+void device_chunk_measure(struct device_chunk *c, const struct kernels *kernels,
+	void (*fn)(struct device_chunk *c, int status));
+/* Once they are computed, as long as the slot is held. */
+struct detection_statistics device_chunk_statistics(const struct device_chunk *c);
 /* The slot alone, to be filled. Status as above. */
 void device_chunk_lend(struct device_chunk *c, void (*fn)(struct device_chunk *c, int status));
 /* Layers [first, first + n) from the slot to the pages. */
 void device_chunk_scatter(
 	struct device_chunk *c, uint32_t first, uint32_t n, void (*fn)(struct device_chunk *c, int status));
+
+/* Bytes of the host's copy: of `layers`, or all. */
+uint64_t device_chunk_host_bytes(const struct device_chunk *c);
 
 /* The tokens in the slot. */
 struct codec_chunk device_chunk_view(const struct device_chunk *c);

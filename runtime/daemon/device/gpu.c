@@ -44,11 +44,14 @@ static int set_up(
 		return -ENOMEM;
 	r = lanes_new(g->device, &g->lanes);
 	if (!r)
+		r = lane_new(g->lanes, "own", &g->own);
+	if (!r)
 		r = staging_new(g->lanes, c->device_staging, &g->staging);
 	if (!r)
 		r = device_pool_new(g->device, g->lanes, &g->pool);
 	if (!r)
-		r = coders_new(g->device, CODERS, device_codec_scratch(g->device), c->device_share, &g->coders);
+		r = coders_new(
+			g->device, CODERS, device_codec_scratch(g->device), c->device_share, &g->coders);
 	if (r || !c->device_pool)
 		return r;
 	/* Engines may come before it is there: they are served without. */
@@ -104,6 +107,7 @@ struct gpu *gpu_free(struct gpu *g)
 			return NULL;
 		g->pool = device_pool_free(g->pool);
 		g->staging = staging_free(g->staging);
+		lane_close(g->own);
 		/* A lane that is stuck in the driver uses all of this still; the process ends without it. */
 		if (!lanes_free(g->lanes))
 			return NULL;
@@ -163,10 +167,13 @@ json_t *gpu_status(const struct gpu *g)
 	if (!g)
 		return json_null();
 	imports_get_stats(g->imports, &imports);
-	return json_pack("{s:s, s:{s:i, s:I, s:i, s:I, s:I}, s:o, s:o, s:o, s:o}", "name",
-		device_describe(g->device), "mapped", "allocations", (int)imports.n_allocations, "bytes",
-		(json_int_t)imports.bytes, "events", (int)imports.n_events, "opened",
+	return json_pack("{s:s, s:{s:i, s:I, s:i, s:I, s:I}, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}}",
+		"name", device_describe(g->device), "mapped", "allocations", (int)imports.n_allocations,
+		"bytes", (json_int_t)imports.bytes, "events", (int)imports.n_events, "opened",
 		(json_int_t)imports.n_opened, "stale", (json_int_t)imports.n_stale, "staging",
-		staging_status(g->staging), "pool", pool_status(g), "lanes", lanes_status(g->lanes), "codec",
-		coders_status(g->coders));
+		staging_status(g->staging), "pool", pool_status(g), "lanes",
+		lanes_status(g->lanes), "codec", coders_status(g->coders), "search", "measured",
+		(json_int_t)g->search.n_measured, "copied", (json_int_t)g->search.n_copied, "to_host_bytes",
+		(json_int_t)g->search.to_host_bytes, "to_device_bytes",
+		(json_int_t)g->search.to_device_bytes);
 }

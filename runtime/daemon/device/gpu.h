@@ -23,6 +23,7 @@ struct gpu {
 	struct device *device;
 	struct imports *imports;
 	struct lanes *lanes;
+	struct lane *own; /* for work on what is ours by now, whether its engine is still there or not */
 	struct staging *staging;
 	struct coders *coders;
 	struct device_pool *pool; /* frames in the GPU's memory */
@@ -31,6 +32,10 @@ struct gpu {
 	size_t n_fills; /* over the bus, under way */
 	uint64_t n_placed, n_uploaded, n_outgrown;
 	CUuuid uuid;
+	struct {
+		uint64_t n_measured, n_copied; /* chunks: statistics computed here; by the host, of a copy */
+		uint64_t to_host_bytes, to_device_bytes;
+	} search; /* for sinks, in chunks that are encoded here: what it has cross the bus */
 };
 
 /* 0 with *out NULL: none is wanted, or (device=auto) there is none; a log line says which GPU is used or why

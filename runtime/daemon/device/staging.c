@@ -391,6 +391,11 @@ uint64_t staging_largest(const struct staging *s)
 	return s->limit_bytes / 2;
 }
 
+bool staging_fits(const struct staging *s, size_t bytes)
+{
+	return rounded(bytes) <= staging_largest(s);
+}
+
 void staging_want(struct staging *s, struct staging_wait *w)
 {
 	w->next = NULL;

@@ -12,6 +12,7 @@
 #define RUNTIME_DAEMON_DEVICE_STAGING_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,6 +49,8 @@ struct staging *staging_free(struct staging *s);
 size_t staging_n_busy(const struct staging *s);
 /* The largest slot that one owner may have. */
 uint64_t staging_largest(const struct staging *s);
+/* Whether one owner may have a slot of so many bytes. */
+bool staging_fits(const struct staging *s, size_t bytes);
 /* fn may be called at once. */
 void staging_want(struct staging *s, struct staging_wait *w);
 /* Takes back what an owner that has gone is waiting for: fn with -ECANCELED. */

@@ -259,11 +259,20 @@ void governor_plan(struct governor *g, uint32_t tenant, const struct model *mode
 	plan->detection = governor_lend_detection(g);
 }
 
+enum plan_need plan_needs(const struct plan *plan)
+{
+	if (!plan->detection)
+		return PLAN_NOTHING;
+	return plan->learner ? PLAN_LAYERS : plan->detector ? PLAN_STATISTICS : PLAN_NOTHING;
+}
+
 /* What the detector foretells, layer by layer, for the record. */
 static int score(struct plan *plan, const struct codec_chunk *chunk, struct sinks_evidence *evidence)
 {
 	const struct sinks_detector *d = plan->detector;
-	int r = detection_score(plan->detection, chunk, d, evidence);
+	int r = plan->given
+			? detection_score_given(plan->detection, plan->given, chunk->n_tokens, d, evidence)
+			: detection_score(plan->detection, chunk, d, evidence);
 
 	if (r)
 		return r;

@@ -36,7 +36,9 @@ struct plan {
 	struct rate_plan rate;
 	struct sinks_detector *detector; /* held; NULL: none yet, or none is wanted */
 	struct detection *detection;     /* scratch, lent */
-	struct sinks_learner *learner;   /* lent to this plan alone; NULL: no lesson */
+	/* For plan_classify: the chunk's, by that detector; the caller's. NULL: it computes them. */
+	const struct detection_statistics *given;
+	struct sinks_learner *learner; /* lent to this plan alone; NULL: no lesson */
 	float *seen;           /* [2, n_tokens]: drawing and asked, a copy; NULL: no attention was seen */
 	uint8_t *before;       /* [n_tokens]; NULL: not known */
 	struct record *record; /* NULL: no memory for one */
@@ -51,6 +53,14 @@ struct governor *governor_free(struct governor *g);
  * will be made with. Never fails for want of memory: what could not be had is left out. */
 void governor_plan(struct governor *g, uint32_t tenant, const struct model *model, const struct transform *t,
 	const struct index_key *id, uint32_t n_tokens, uint32_t preset, struct plan *plan);
+
+/* What plan_classify and plan_learn are going to read of the chunk. */
+enum plan_need {
+	PLAN_NOTHING,    /* but how long it is, and where */
+	PLAN_STATISTICS, /* the layers that are searched for sinks; nothing, when statistics are given */
+	PLAN_LAYERS,     /* those layers */
+};
+enum plan_need plan_needs(const struct plan *plan);
 
 /* On the worker: classes [n_tokens] of the chunk; seq_end: as policy_classify. */
 int plan_classify(struct plan *plan, const struct codec_chunk *chunk, uint64_t seq_end, uint8_t *classes);

@@ -45,7 +45,9 @@ struct step {
 	uint8_t *classes; /* [n_tokens] */
 	struct codec_options options;
 	bool on_device;
-	struct sinks_view view; /* what of the copy the host gets then */
+	struct sinks_view view;              /* what of the copy the host gets then, if anything */
+	struct device_statistics statistics; /* or what is computed of it instead */
+	struct detection_statistics given;
 	struct codec_chunk device_view;
 	struct coder_put coder;
 	struct image *image; /* of the frame that was made so */

@@ -98,15 +98,53 @@ static void put_filled(struct cache_wait *wait, int status)
 
 static void put_done(struct job *job);
 
+/* The host's copy has what it is to have. */
 static void put_copied(struct device_chunk *c, int status)
 {
 	struct step *step = c->owner;
+	struct gpu *g = step->request->daemon->gpu;
 
 	step->status = status;
-	if (status)
+	if (status) {
 		put_done(&step->job);
+		return;
+	}
+	if (step->on_device && step->view.n_layers && (!c->layers || c->n_layers)) {
+		g->search.n_copied++;
+		g->search.to_host_bytes += device_chunk_host_bytes(c);
+	}
+	workers_submit(step->request->daemon->workers, &step->job);
+}
+
+/* ---- the search for sinks, from statistics ---- */
+
+static void put_measured(struct device_chunk *c, int status)
+{
+	struct step *step = c->owner;
+	struct gpu *g = step->request->daemon->gpu;
+
+	if (status) {
+		/* Then the host computes them, of a copy. */
+		c->layers = NULL;
+		device_chunk_fetch(c, put_copied);
+		return;
+	}
+	g->search.n_measured++;
+	g->search.to_host_bytes += step->statistics.down_bytes;
+	g->search.to_device_bytes += step->statistics.up_bytes;
+	step->given = device_chunk_statistics(c);
+	step->plan.given = &step->given;
+	put_copied(c, 0);
+}
+
+static void put_gathered(struct device_chunk *c, int status)
+{
+	struct step *step = c->owner;
+
+	if (status)
+		put_copied(c, status);
 	else
-		workers_submit(step->request->daemon->workers, &step->job);
+		device_chunk_measure(c, step->request->daemon->kernels, put_measured);
 }
 
 static struct step *step_of_coder(struct coder_put *p)
@@ -186,19 +224,29 @@ static void put_done(struct job *job)
 	cache_fill(q->daemon->cache, e, &what, step->frame, step->frame_bytes, &step->wait);
 }
 
-/* Encoded on the GPU, a chunk need not cross the bus: the host sees the layers that are searched for sinks,
- * unless it is to learn from it. */
+/* Encoded on the GPU, a chunk need not cross the bus. For the search for sinks the host gets statistics of
+ * some layers; or these layers, when it learns from them what tokens are like, and all when there is more to
+ * learn from the chunk. */
 static void choose_device(struct step *step)
 {
 	const struct request *q = step->request;
+	const enum plan_need need = plan_needs(&step->plan);
+	struct device_chunk *staged = step->staged;
 
-	step->on_device = q->daemon->gpu->coders && device_codec_serves(&q->model->geometry, step->transform,
-							    NULL, step->staged->n_tokens);
+	step->on_device = q->daemon->gpu->coders &&
+			  device_codec_serves(&q->model->geometry, step->transform, NULL, staged->n_tokens);
 	if (!step->on_device || step->sample || step->shadow)
 		return;
 	sinks_view_init(&step->view, &q->model->geometry);
-	step->staged->layers = step->view.layers;
-	step->staged->n_layers = step->view.n_layers;
+	staged->layers = step->view.layers;
+	if (need == PLAN_STATISTICS) {
+		device_statistics_init(
+			&step->statistics, &q->model->geometry, step->plan.detector, staged->n_tokens);
+		if (device_statistics_save(&step->statistics) &&
+			device_chunk_want_statistics(staged, &step->statistics))
+			return;
+	}
+	staged->n_layers = need == PLAN_NOTHING ? 0 : step->view.n_layers;
 }
 
 void put_start(struct request *q, uint32_t chunk)
@@ -237,5 +285,5 @@ void put_start(struct request *q, uint32_t chunk)
 		return;
 	}
 	choose_device(step);
-	device_chunk_gather(step->staged, put_copied);
+	device_chunk_gather(step->staged, step->staged->statistics ? put_gathered : put_copied);
 }
