@@ -6,8 +6,8 @@
 double memory_available(const char *path);
 
 /* What is freed is kept for the next, some hundred MiB of it at most: frames of some MiB come and go, and the
- * kernel takes longer to hand out their pages anew, zeroed, than it takes to fill them. Of the whole process; to be
- * called before there are threads. */
+ * kernel takes longer to hand out their pages anew, zeroed, than it takes to fill them. Of the whole process;
+ * to be called before there are threads. */
 void memory_keep_freed(void);
 
 #endif

@@ -56,8 +56,9 @@ int profile_end(struct profile *out);
 /* ---- transfer.c */
 
 struct transfer {
-	/* All chunks, by the device's clock, from the first kernel until all images are in device memory, where a
-	 * get finds them, checksums and all. Then by the host's, until frames are in host memory, too. */
+	/* All chunks, by the device's clock, from the first kernel until all images are in device memory,
+	 * where a get finds them, checksums and all. Then by the host's, until frames are in host memory,
+	 * too. */
 	double put_ms, frames_ms;
 	double get_ms;         /* images on the device to pages: until the call returns */
 	double get_gpu_ms;     /* the same by the device's own clock, from the first kernel to the last */

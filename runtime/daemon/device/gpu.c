@@ -171,9 +171,8 @@ json_t *gpu_status(const struct gpu *g)
 		"name", device_describe(g->device), "mapped", "allocations", (int)imports.n_allocations,
 		"bytes", (json_int_t)imports.bytes, "events", (int)imports.n_events, "opened",
 		(json_int_t)imports.n_opened, "stale", (json_int_t)imports.n_stale, "staging",
-		staging_status(g->staging), "pool", pool_status(g), "lanes",
-		lanes_status(g->lanes), "codec", coders_status(g->coders), "search", "measured",
-		(json_int_t)g->search.n_measured, "copied", (json_int_t)g->search.n_copied, "to_host_bytes",
-		(json_int_t)g->search.to_host_bytes, "to_device_bytes",
-		(json_int_t)g->search.to_device_bytes);
+		staging_status(g->staging), "pool", pool_status(g), "lanes", lanes_status(g->lanes), "codec",
+		coders_status(g->coders), "search", "measured", (json_int_t)g->search.n_measured, "copied",
+		(json_int_t)g->search.n_copied, "to_host_bytes", (json_int_t)g->search.to_host_bytes,
+		"to_device_bytes", (json_int_t)g->search.to_device_bytes);
 }
