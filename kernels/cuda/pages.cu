@@ -5,7 +5,7 @@
  * cache. Floor: that over the device's copy bandwidth; 1 GiB of KV at 4 TB/s takes 0.54 ms.
  */
 #include "kernels/cuda/pages.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 /* Neighbouring threads take neighbouring units of a token, so that a warp reads and writes whole lines
  * wherever a head is 512 bytes or heads lie together; four loads are under way before the first store. */

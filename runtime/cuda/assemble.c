@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/xxh3.h"
+#include "kernels/cuda/bytes/xxh3.h"
 #include "policy/policy.h"
 #include "runtime/cuda/encoder.h"
 

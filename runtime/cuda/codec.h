@@ -1,6 +1,6 @@
 /*
  * The codec on the device: chunks in an engine's device memory to frames and back, batches at a time, with
- * the kernels of kernels/cuda/codec.h. What it gives is what runtime/codec.h gives: frames of the same
+ * the kernels of kernels/cuda/codec/codec.h. What it gives is what runtime/codec.h gives: frames of the same
  * format, raw tokens bit for bit, the same promises about errors. Its sums are in another order and its
  * products in f16, so a level may be another one by a step; codes made from the same coefficients are the
  * same.

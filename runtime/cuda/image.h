@@ -9,7 +9,7 @@
 #ifndef RUNTIME_CUDA_IMAGE_H
 #define RUNTIME_CUDA_IMAGE_H
 
-#include "kernels/cuda/codec.h"
+#include "kernels/cuda/codec/codec.h"
 #include "policy/policy.h"
 #include "policy/transform.h"
 #include "runtime/frame.h"

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "kernels/cuda/statistics.h"
+#include "kernels/cuda/measure/statistics.h"
 #include "runtime/codec/internal.h"
 
 enum { ALIGN = 256 };

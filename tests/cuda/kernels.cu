@@ -1,4 +1,4 @@
 /* Kernels of the tests: one fatbin for the GPU, and part of the driver double. */
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 #include "tests/cuda/simt.cu"

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <cmocka.h>
 
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/measure/attention.h"
 #include "kernels/formula.h"
 #include "policy/sinks/observe.h"
 #include "runtime/detection.h"

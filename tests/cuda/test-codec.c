@@ -219,8 +219,8 @@ static void both_ways(void **state)
 				w, r, encode.frame, encode.len, w->device_copy, "host decodes the device's");
 			decoders_agree(w, c, r, encode.frame, encode.len);
 			/* They are as good as each other: the same tokens raw or nearly so, the same errors
-			 * on average, but for what the device adds for its products (kernels/cuda/codec.h): z
-			 * and w x are of about one size here. */
+			 * on average, but for what the device adds for its products
+			 * (kernels/cuda/codec/codec.h): z and w x are of about one size here. */
 			assert_in_range(encode.info.n_raw + 2, info.n_raw, info.n_raw + 4);
 			for (uint32_t p = 0; p < w->g.n_planes; p++) {
 				const double ours = (double)encode.info.error[p].mean;

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <cmocka.h>
 
-#include "kernels/cuda/covariance.h"
+#include "kernels/cuda/measure/covariance.h"
 #include "policy/covariance.h"
 #include "tests/cuda/trial.h"
 

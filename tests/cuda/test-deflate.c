@@ -10,7 +10,7 @@
 #include <zlib.h>
 #include <cmocka.h>
 
-#include "kernels/cuda/deflate.h"
+#include "kernels/cuda/bytes/deflate.h"
 #include "tests/cuda/trial.h"
 
 enum { STREAMS = 40 };

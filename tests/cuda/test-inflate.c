@@ -13,7 +13,7 @@
 #include <zlib.h>
 #include <cmocka.h>
 
-#include "kernels/cuda/inflate.h"
+#include "kernels/cuda/bytes/inflate.h"
 #include "tests/cuda/trial.h"
 
 enum { BATCH = 61, LENGTH_MAX = 40000, DAMAGED_BATCHES = 5 };

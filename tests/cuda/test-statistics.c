@@ -10,7 +10,7 @@
 #include <math.h>
 #include <cmocka.h>
 
-#include "kernels/cuda/statistics.h"
+#include "kernels/cuda/measure/statistics.h"
 #include "kernels/formula.h"
 #include "kernels/kernels.h"
 #include "tests/cuda/trial.h"

@@ -9,7 +9,7 @@
 #include <xxhash.h>
 #include <cmocka.h>
 
-#include "kernels/cuda/xxh3.h"
+#include "kernels/cuda/bytes/xxh3.h"
 #include "tests/cuda/trial.h"
 
 enum { SHORT = 2200, LONG = 100, BYTES = 300000 };

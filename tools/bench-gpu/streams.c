@@ -3,7 +3,7 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "kernels/cuda/inflate.h"
+#include "kernels/cuda/bytes/inflate.h"
 #include "tools/bench-gpu/bench-gpu.h"
 
 /* Streams of symbols as the codec's other entropy stage has them: levels of a few classes, two to a byte. */

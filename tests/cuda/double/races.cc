@@ -26,7 +26,7 @@
 #include <memory>
 #include <unordered_map>
 
-#include "kernels/cuda/simt-emulated.h"
+#include "kernels/cuda/simt/simt-emulated.h"
 #include "tests/cuda/double/memory.h"
 
 namespace

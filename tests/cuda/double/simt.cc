@@ -28,7 +28,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "tests/cuda/double/races.h"
 #include "tests/cuda/double/switch.h"
 

@@ -1,6 +1,6 @@
 /*
- * Runs emulated kernels: see kernels/cuda/simt.h for what a kernel may do, and simt.cc for how. Any thread; a
- * launch is run to its end by the caller, with the help of a pool of threads.
+ * Runs emulated kernels: see kernels/cuda/simt/simt.h for what a kernel may do, and simt.cc for how. Any
+ * thread; a launch is run to its end by the caller, with the help of a pool of threads.
  */
 #ifndef TESTS_CUDA_DOUBLE_SIMT_H
 #define TESTS_CUDA_DOUBLE_SIMT_H

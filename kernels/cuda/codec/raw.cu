@@ -3,7 +3,7 @@
  * read is written. Raw tokens are few, and frames a sixteenth of what they stand for: nothing here is worth
  * more than coalescing.
  */
-#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/codec/element.cuh"
 
 __device__ static inline uint8_t *raw_element(const struct codec_device_chunk *chunk,
 	const struct codec_raw_job *job, uint32_t layer, uint32_t token, uint32_t element)

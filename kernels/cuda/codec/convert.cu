@@ -8,7 +8,7 @@
  */
 #include <float.h>
 
-#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/codec/element.cuh"
 
 /* As the host's to a rounding: the angle in double, and double's functions. */
 extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_rope(const struct codec_rope_args a)

@@ -9,8 +9,8 @@
 #ifndef KERNELS_CUDA_RANS_CUH
 #define KERNELS_CUDA_RANS_CUH
 
-#include "kernels/cuda/codec.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/codec/codec.h"
+#include "kernels/cuda/simt/simt.h"
 
 #define ALL 0xffffffffu
 

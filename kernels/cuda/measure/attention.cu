@@ -1,7 +1,7 @@
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/measure/attention.h"
 
 #include "base/geometry.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "kernels/formula.h"
 
 enum {

@@ -17,8 +17,8 @@
  * 81 forth (104 by the formulae), 48 back. Floor: 129 of them, one a cycle for each of an SM's four
  * schedulers: 4.0 ps with 132 SMs at 1.9 GHz, where 12 bytes take 2.9 ps at 4.2 TB/s.
  */
-#include "kernels/cuda/codec.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/codec/codec.h"
+#include "kernels/cuda/simt/simt.h"
 #include "kernels/formula.h"
 
 /* 1.5 * 2^23: a sum with it is a whole number, rounded as the addition rounds. */

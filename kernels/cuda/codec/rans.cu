@@ -1,15 +1,15 @@
 /*
- * rANS streams to values (kernels/cuda/rans.cuh), in steps, f16, as the inverse product wants them. Traffic a
- * level: an eighth of a byte or so read, 2 written. Floor: latency. A step's states depend on the last step's
- * by this chain: slot (shared memory), symbol (shared memory), product, difference, comparison, ballot, rank,
- * word (a shuffle), insertion: by what is known of sm_90's latencies some 150 cycles, of which the loads and
- * the shuffle are 80. Nothing else is on it: the stream's next words lie in a window in registers, for which
- * more are always under way; values come from the table with the symbol; what depends on the component alone
- * is found ahead; low bits and escapes are branches that all lanes take, or none. A step is 52 instructions,
- * so that another warp or two of the scheduler's are hidden, and one branch: what is rare waits outside of
- * the loop. A chunk of 256 tokens with 800 components is 6,400 steps, a million cycles.
+ * rANS streams to values (kernels/cuda/codec/rans.cuh), in steps, f16, as the inverse product wants them.
+ * Traffic a level: an eighth of a byte or so read, 2 written. Floor: latency. A step's states depend on the
+ * last step's by this chain: slot (shared memory), symbol (shared memory), product, difference, comparison,
+ * ballot, rank, word (a shuffle), insertion: by what is known of sm_90's latencies some 150 cycles, of which
+ * the loads and the shuffle are 80. Nothing else is on it: the stream's next words lie in a window in
+ * registers, for which more are always under way; values come from the table with the symbol; what depends on
+ * the component alone is found ahead; low bits and escapes are branches that all lanes take, or none. A step
+ * is 52 instructions, so that another warp or two of the scheduler's are hidden, and one branch: what is rare
+ * waits outside of the loop. A chunk of 256 tokens with 800 components is 6,400 steps, a million cycles.
  */
-#include "kernels/cuda/rans.cuh"
+#include "kernels/cuda/codec/rans.cuh"
 
 enum {
 	SLOT_MASK = LEVELS_SLOTS - 1,

@@ -5,8 +5,8 @@
 #ifndef KERNELS_CUDA_ELEMENT_CUH
 #define KERNELS_CUDA_ELEMENT_CUH
 
-#include "kernels/cuda/codec.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/codec/codec.h"
+#include "kernels/cuda/simt/simt.h"
 #include "kernels/formula.h"
 
 __device__ static inline uint8_t *octet_address(const struct codec_device_chunk *chunk, uint32_t layer,

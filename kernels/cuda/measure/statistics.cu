@@ -1,7 +1,7 @@
-#include "kernels/cuda/statistics.h"
+#include "kernels/cuda/measure/statistics.h"
 
 #include "base/geometry.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 #include "kernels/formula.h"
 
 static_assert(STATISTICS_LANES == (int)QUANT_LANES, "the host's partial sums");

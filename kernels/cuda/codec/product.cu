@@ -18,7 +18,7 @@
  * and, by warpgroups, 48 KiB out in the 512 cycles that the tensor cores of sm_90 need for it, of 64 KiB that
  * there could be.
  */
-#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/codec/element.cuh"
 
 enum {
 	TILE_HALVES = CODEC_TILE * CODEC_DEPTH, /* f16 of one operand's tile */

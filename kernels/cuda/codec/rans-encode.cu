@@ -1,6 +1,6 @@
 /*
- * Levels to rANS streams (kernels/cuda/rans.cuh). Codes are read twice, 2 bytes a level each time, and no
- * cache holds those of many chunks from the one to the other.
+ * Levels to rANS streams (kernels/cuda/codec/rans.cuh). Codes are read twice, 2 bytes a level each time, and
+ * no cache holds those of many chunks from the one to the other.
  *
  * The offsets of bands come first, in a kernel of their own, for which all bands of all streams are
  * independent: a row of 256 codes is one load of a warp, those of other streams count for nothing; some 8
@@ -10,7 +10,7 @@
  * reciprocal, put right where it is one too low) and a sum, some 40 cycles; what bounds the kernel is its
  * instructions, 41 a step, words and the fetching of codes included.
  */
-#include "kernels/cuda/rans.cuh"
+#include "kernels/cuda/codec/rans.cuh"
 
 enum {
 	OFFSETS = 2 * LEVELS_OFFSET_MAX + 1,

@@ -1,6 +1,6 @@
-#include "kernels/cuda/xxh3.h"
+#include "kernels/cuda/bytes/xxh3.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 /* The constants of the specification, sections "XXH3" and "XXH64". */
 #define XXH3_PRIME32_1 0x9e3779b1u

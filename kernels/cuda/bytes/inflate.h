@@ -22,7 +22,7 @@
 
 #include <stdint.h>
 
-#include "kernels/cuda/deflate.h"
+#include "kernels/cuda/bytes/deflate.h"
 
 enum {
 	INFLATE_LANES = 8,

@@ -1,6 +1,6 @@
-#include "kernels/cuda/inflate.h"
+#include "kernels/cuda/bytes/inflate.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 enum {
 	INFLATE_LITERALS = 288,

@@ -1,6 +1,6 @@
-#include "kernels/cuda/deflate.h"
+#include "kernels/cuda/bytes/deflate.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 enum {
 	DEFLATE_WARPS = DEFLATE_THREADS / 32,

@@ -1,6 +1,6 @@
-#include "kernels/cuda/covariance.h"
+#include "kernels/cuda/measure/covariance.h"
 
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/simt/simt.h"
 
 enum {
 	COVARIANCE_STEP = 16, /* tokens at a time */

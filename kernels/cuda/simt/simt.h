@@ -18,9 +18,9 @@
 #define KERNELS_CUDA_SIMT_H
 
 #ifdef __CUDACC__
-#include "kernels/cuda/simt-device.h"
+#include "kernels/cuda/simt/simt-device.h"
 #else
-#include "kernels/cuda/simt-emulated.h"
+#include "kernels/cuda/simt/simt-emulated.h"
 #endif
 
 #endif
