@@ -189,6 +189,10 @@ simt_run::simt_run()
 
 simt_run::~simt_run()
 {
+#ifdef __SANITIZE_ADDRESS__
+	/* What comes to lie there next has no frames. */
+	__asan_unpoison_memory_region(stacks, SIMT_BLOCK_THREADS_MAX * (stack_bytes + guard_bytes));
+#endif
 	munmap(stacks, SIMT_BLOCK_THREADS_MAX * (stack_bytes + guard_bytes));
 	munmap(shared_end - shared_room, shared_room + guard_bytes);
 	simt_self.run = nullptr;
