@@ -23,8 +23,8 @@ struct store_config {
 	uint64_t limit_bytes; /* hard: the lengths of all files; two segments of it are for removals and moves
 			       */
 	uint64_t segment_bytes; /* 0: 64 MiB; cut to a quarter of the limit */
-	uint32_t depth;         /* operations in flight; 0: 32 */
-	void *pool_addr;        /* to register as fixed buffers; NULL for none */
+	uint32_t depth;  /* operations in flight, reads and others each, and together a quarter more; 0: 32 */
+	void *pool_addr; /* to register as fixed buffers; NULL for none */
 	size_t pool_bytes;
 };
 
@@ -97,6 +97,10 @@ struct store_op {
 				       key, bound in; PURGE: name_space, bound in */
 	void *user;
 	struct store_op *next; /* the store's own while it has the op; on return, the list of finished ones */
+	/* The store's own: of a write that waits for its turn, the frame's checksum as the segment of this
+	 * number has it. */
+	uint64_t checksum;
+	uint32_t checksum_segment; /* 0: none yet */
 };
 
 typedef void (*store_found_fn)(void *arg, const struct store_record *record);

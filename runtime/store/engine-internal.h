@@ -24,10 +24,25 @@ int engine_start_read(struct task *t);
 int engine_start_list(struct task *t);
 void engine_start_sync(struct task *t);
 
+/* Does in advance what takes long about a write: makes the checksum of one that waits its turn. False: there
+ * is nothing to do. */
+bool engine_prepare_write(struct engine *e);
 /* Deletes the segment that was made ahead, if any. False: its header is still being written. */
 bool engine_drop_spare(struct engine *e);
+/* Whether the store has so few segments that it needs the room of each. */
+static inline bool engine_is_small(const struct engine *e)
+{
+	return e->limit_bytes / 16 < e->segment_bytes;
+}
+
 /* Begins to close the open segment, which it is. */
 void engine_close_segment(struct engine *e, struct segment *g);
+/* Gives a segment that is being closed its footer, if all of its records are stable by now: what a footer
+ * names is believed at the next start. !can_sync: they will not be; it gets none. For others nothing happens.
+ */
+void engine_go_on_closing(struct segment *g, bool can_sync);
+/* Starts a round, when there is none. */
+void engine_start_round(struct engine *e);
 /* Starts a round for those who wait, when there is none. Whether it has ended already. */
 bool engine_sync_what_waits(struct engine *e);
 

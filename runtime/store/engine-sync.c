@@ -8,6 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
+enum {
+	FULL_MAX = 4,
+	FULL_BYTES_MAX = 256 << 20, /* to be scanned */
+};
+
 /* ---- syncing ---- */
 
 static void end_round(struct engine *e)
@@ -47,6 +52,7 @@ static void segment_synced(struct io_request *r, int status)
 		g->dirty = true;
 		log_error("store: segment-%08x: sync: %s", g->number, strerror(-status));
 	}
+	engine_go_on_closing(g, status == 0);
 	request_synced(g->owner, status);
 }
 
@@ -61,24 +67,28 @@ static void dir_synced(struct io_request *r, int status)
 	request_synced(e, status);
 }
 
-static void start_round(struct engine *e)
+void engine_start_round(struct engine *e)
 {
 	struct segments *t = &e->segments;
 
 	/* One more than there are, lest the round end while it begins. */
 	e->n_round_requests = 1;
+	e->close_now = false;
 	for (size_t i = 0; i < t->n; i++) {
 		struct segment *g = t->list[i];
 		int fd;
 
-		if (!g->dirty || g->state == SEGMENT_SPARE)
+		if ((!g->dirty && !g->footer_dirty) || g->state == SEGMENT_SPARE) {
+			engine_go_on_closing(g, true);
 			continue;
+		}
 		fd = segment_fd(t, g);
 		if (fd < 0) {
 			e->round_status = fd;
+			engine_go_on_closing(g, false);
 			continue;
 		}
-		g->dirty = false;
+		g->dirty = g->footer_dirty = false;
 		g->in_sync = true;
 		g->owner = e;
 		g->syncing = (struct io_request){
@@ -102,7 +112,7 @@ static uint64_t oldest_write(const struct engine *e)
 {
 	uint64_t oldest = e->serial + 1;
 
-	for (uint32_t i = 0; i < e->depth; i++) {
+	for (uint32_t i = 0; i < e->n_tasks; i++) {
 		const struct task *t = &e->tasks[i];
 
 		/* A tombstone that was written has serial 0 and waits for a sync itself. */
@@ -113,11 +123,20 @@ static uint64_t oldest_write(const struct engine *e)
 	return oldest;
 }
 
+/* A sync has the file system commit its journal, which every write into room that was not written before then
+ * waits for. So segments that are full wait for a sync that somebody asks for, or for others of their kind;
+ * were the machine to die meanwhile they would be scanned. */
+static bool is_time_to_close(const struct engine *e)
+{
+	return e->n_full && (e->close_now || engine_is_small(e) || e->n_full >= FULL_MAX ||
+				    e->n_full * e->segment_bytes >= FULL_BYTES_MAX);
+}
+
 bool engine_sync_what_waits(struct engine *e)
 {
 	uint64_t oldest;
 
-	if (!e->syncs || e->round)
+	if (e->n_round_requests || (!e->syncs && !is_time_to_close(e)))
 		return false;
 	oldest = oldest_write(e);
 	for (struct task **link = &e->syncs; *link;) {
@@ -131,10 +150,10 @@ bool engine_sync_what_waits(struct engine *e)
 		t->next = e->round;
 		e->round = t;
 	}
-	if (!e->round)
+	if (!e->round && !is_time_to_close(e))
 		return false;
-	start_round(e);
-	return !e->round;
+	engine_start_round(e);
+	return !e->n_round_requests;
 }
 
 void engine_start_sync(struct task *t)

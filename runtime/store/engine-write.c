@@ -9,8 +9,7 @@
 #include <unistd.h>
 
 enum {
-	GAP_SHARE = 16,          /* so much of a segment may stay empty before its footer */
-	SPARE_SEGMENTS_MIN = 16, /* a smaller store needs all its room */
+	GAP_SHARE = 16, /* so much of a segment may stay empty before its footer */
 };
 
 /* ---- closing a segment ---- */
@@ -34,34 +33,20 @@ static void closed(struct segment *g, uint64_t len_bytes)
 	e->n_closing--;
 }
 
-static void footer_synced(struct io_request *r, int status)
+/* It is made stable by the next round. */
+static void footer_written(struct io_request *r, int status)
 {
 	struct segment *g = r->user;
 
 	g->n_in_flight--;
-	if (status < 0)
-		log_warning("store: segment-%08x: sync: %s", g->number, strerror(-status));
-	else
-		g->dirty = false;
-	g->has_footer = status == 0;
-	closed(g, r->offset + r->len);
-}
-
-static void footer_written(struct io_request *r, int status)
-{
-	struct segment *g = r->user;
-	struct engine *e = g->owner;
-
+	g->footer_dirty = true;
 	if (status < 0) {
-		g->n_in_flight--;
 		log_warning("store: segment-%08x: cannot write its footer: %s", g->number, strerror(-status));
 		closed(g, g->end);
 		return;
 	}
-	g->dirty = true;
-	r->kind = IO_FDATASYNC;
-	r->done = footer_synced;
-	io_start(&e->io, r);
+	g->has_footer = true;
+	closed(g, r->offset + r->len);
 }
 
 static int compare_offset(const void *a, const void *b)
@@ -80,7 +65,6 @@ static void write_footer(struct segment *g)
 
 	g->footer = g->no_footer ? NULL : aligned_alloc(STORE_ALIGN, len);
 	if (!g->footer) {
-		g->n_in_flight--;
 		closed(g, g->end);
 		return;
 	}
@@ -98,32 +82,22 @@ static void write_footer(struct segment *g)
 		.offset = g->end,
 		.done = footer_written,
 		.user = g};
+	g->n_in_flight++;
 	io_start(&e->io, &g->closing);
 }
 
-static void records_synced(struct io_request *r, int status)
-{
-	struct segment *g = r->user;
-
-	if (status < 0) {
-		g->n_in_flight--;
-		log_warning("store: segment-%08x: sync: %s", g->number, strerror(-status));
-		closed(g, g->end);
-		return;
-	}
-	write_footer(g);
-}
-
-/* Once no record is being written any more. What a footer names is believed at the next start, so it must not
- * be stable before the records are. */
-static void begin_footer(struct segment *g)
+void engine_go_on_closing(struct segment *g, bool can_sync)
 {
 	struct engine *e = g->owner;
 
-	g->closing =
-		(struct io_request){.kind = IO_FDATASYNC, .fd = g->fd, .done = records_synced, .user = g};
-	g->n_in_flight++;
-	io_start(&e->io, &g->closing);
+	if (g->state != SEGMENT_CLOSING || g->n_writing || g->footer ||
+		(can_sync && (g->dirty || g->in_sync)))
+		return;
+	e->n_full--;
+	if (can_sync)
+		write_footer(g);
+	else
+		closed(g, g->end);
 }
 
 void engine_close_segment(struct engine *e, struct segment *g)
@@ -132,8 +106,8 @@ void engine_close_segment(struct engine *e, struct segment *g)
 	e->open = NULL;
 	e->n_closing++;
 	g->state = SEGMENT_CLOSING;
-	if (g->n_writing == 0)
-		begin_footer(g);
+	e->n_full += g->n_writing == 0;
+	engine_go_on_closing(g, true);
 }
 
 /* ---- a segment made ahead ---- */
@@ -172,7 +146,7 @@ static void make_spare(struct engine *e)
 	void *page;
 
 	e->spare_tried = true;
-	if (e->spare || e->limit_bytes / SPARE_SEGMENTS_MIN < e->segment_bytes)
+	if (e->spare || engine_is_small(e))
 		return;
 	while (t->used_bytes > limit_bytes - e->segment_bytes)
 		if (!segments_reclaim(t))
@@ -198,6 +172,19 @@ static void make_spare(struct engine *e)
 
 /* ---- writing ---- */
 
+/* There is no room: status, unless a segment that is being closed may turn out to make some. */
+static int after_closing(struct engine *e, int status)
+{
+	e->close_now = e->n_closing > 0;
+	return e->n_closing ? -EAGAIN : status;
+}
+
+/* Whether a segment that has n_slots records up to end takes one more of len_bytes, and a footer after it. */
+static bool has_room(const struct segment *g, uint64_t end, uint32_t n_slots, uint64_t len_bytes)
+{
+	return end + len_bytes + format_footer_bytes(n_slots + 1) <= g->len_bytes;
+}
+
 /* The open segment, or a new one, with room for one more record of len_bytes. The last segment_bytes of the
  * limit are for tombstones alone: without room to forget, nothing could ever be forgotten; those before them
  * are for records on the move, without which no room could be made. -EDQUOT: over the limit; -ENOSPC: the
@@ -207,7 +194,7 @@ static int find_room(struct engine *e, uint64_t len_bytes, unsigned n_reserved, 
 {
 	struct segment *g = e->open;
 	struct segments *t = &e->segments;
-	bool fits = g && g->end + len_bytes + format_footer_bytes(g->n_slots + 1) <= g->len_bytes;
+	bool fits = g && has_room(g, g->end, g->n_slots, len_bytes);
 	uint64_t own = STORE_ALIGN + len_bytes + format_footer_bytes(1);
 	uint64_t size = own > e->segment_bytes ? own : e->segment_bytes, new_bytes;
 	uint64_t limit_bytes = e->limit_bytes - n_reserved * e->segment_bytes;
@@ -222,14 +209,14 @@ static int find_room(struct engine *e, uint64_t len_bytes, unsigned n_reserved, 
 		return -EDQUOT;
 	while (t->used_bytes > limit_bytes - new_bytes)
 		if (!segments_reclaim(t))
-			return e->n_closing ? -EAGAIN : -EDQUOT;
+			return after_closing(e, -EDQUOT);
 	if (!fits) {
 		g = e->spare;
 		r = 0;
 		while (!g && (r = segments_create(t, size, &g)) == -ENOSPC && segments_reclaim(t))
 			;
 		if (r < 0)
-			return r;
+			return r == -ENOSPC ? after_closing(e, r) : r;
 		g->state = SEGMENT_OPEN;
 		g->owner = e;
 		/* Only now: had there been no room for a new one, the old one would still take shorter
@@ -259,8 +246,7 @@ static void written(struct io_request *r, int status)
 	g->dirty = true;
 	if (status == 0 && segment_add_header(g, &t->header) < 0)
 		g->no_footer = true;
-	if (g->state == SEGMENT_CLOSING && g->n_writing == 0)
-		begin_footer(g);
+	e->n_full += g->state == SEGMENT_CLOSING && g->n_writing == 0;
 	if (status < 0) {
 		/* It may be there or not: what it was to keep dead is not safe. */
 		g->slots[t->slot].tombstone = 0;
@@ -317,7 +303,9 @@ static int start_write(struct task *t, char *data, uint64_t frame_bytes)
 		&e->segments, g, segment_hash(h->name_space, h->fingerprint, h->key), h, &t->slot);
 	if (r < 0)
 		return r;
-	h->body_checksum = format_checksum(data + STORE_HEADER_BYTES, (size_t)frame_bytes, g->salt);
+	h->body_checksum = t->op->checksum_segment == g->number
+				   ? t->op->checksum
+				   : format_checksum(data + STORE_HEADER_BYTES, (size_t)frame_bytes, g->salt);
 	format_record_seal(h, g->salt);
 	memcpy(data, h, sizeof *h);
 	memset(data + STORE_HEADER_BYTES + frame_bytes, 0, (size_t)(len - STORE_HEADER_BYTES - frame_bytes));
@@ -333,12 +321,46 @@ static int start_write(struct task *t, char *data, uint64_t frame_bytes)
 	return 0;
 }
 
+static bool can_be_written(const struct store_op *op)
+{
+	return is_aligned(op->data) && op->record.frame_bytes > 0 &&
+	       op->record.frame_bytes < (uint64_t)UINT32_MAX * STORE_ALIGN - STORE_HEADER_BYTES;
+}
+
+bool engine_prepare_write(struct engine *e)
+{
+	const struct segment *g = e->open;
+	uint64_t end = g ? g->end : 0;
+	uint32_t n_slots = g ? g->n_slots : 0, n = 0;
+
+	/* A place that was guessed wrong costs the checksum again, no more. */
+	for (struct store_op *op = e->others.first; g && op && n < e->depth; op = op->next, n++) {
+		const bool is_record = op->kind == STORE_WRITE && can_be_written(op);
+		const uint64_t len =
+			format_pad(STORE_HEADER_BYTES + (is_record ? op->record.frame_bytes : 0));
+
+		if (g == e->open && e->spare && !has_room(g, end, n_slots, len)) {
+			g = e->spare;
+			end = STORE_ALIGN;
+			n_slots = 0;
+		}
+		end += len;
+		n_slots++;
+		if (!is_record || op->checksum_segment == g->number)
+			continue;
+		op->checksum = format_checksum(
+			(const char *)op->data + STORE_HEADER_BYTES, (size_t)op->record.frame_bytes, g->salt);
+		op->checksum_segment = g->number;
+		return true;
+	}
+	return false;
+}
+
 int engine_start_record(struct task *t)
 {
 	const struct store_op *op = t->op;
 
-	if (!is_aligned(op->data) || op->record.frame_bytes == 0 ||
-		op->record.frame_bytes >= (uint64_t)UINT32_MAX * STORE_ALIGN - STORE_HEADER_BYTES)
+	if (!can_be_written(op))
 		return -EINVAL;
 	t->header = header_of(&op->record);
 	return start_write(t, op->data, op->record.frame_bytes);

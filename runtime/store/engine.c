@@ -16,15 +16,16 @@ int engine_init(struct engine *e, const struct store_config *config, int dir_fd,
 	int r;
 
 	*e = (struct engine){.depth = config->depth,
+		.n_tasks = config->depth + (config->depth + 3) / 4,
 		.limit_bytes = config->limit_bytes,
 		.segment_bytes = config->segment_bytes};
 	op_list_init(&e->reads);
 	op_list_init(&e->others);
 	op_list_init(&e->finished);
-	e->tasks = calloc(e->depth, sizeof *e->tasks);
+	e->tasks = calloc(e->n_tasks, sizeof *e->tasks);
 	if (!e->tasks)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < e->depth; i++) {
+	for (uint32_t i = 0; i < e->n_tasks; i++) {
 		e->tasks[i].engine = e;
 		e->tasks[i].next = e->idle;
 		e->idle = &e->tasks[i];
@@ -37,13 +38,13 @@ int engine_init(struct engine *e, const struct store_config *config, int dir_fd,
 uint32_t engine_requests(const struct engine *e)
 {
 	/* Segments being synced or closed have requests of their own beside the tasks'. */
-	return e->depth + 16;
+	return e->n_tasks + 16;
 }
 
 void engine_fini(struct engine *e)
 {
-	assert(e->n_busy == 0 && e->n_closing == 0);
-	for (uint32_t i = 0; e->tasks && i < e->depth; i++)
+	assert(e->n_busy_reads + e->n_busy_others + e->n_closing == 0);
+	for (uint32_t i = 0; e->tasks && i < e->n_tasks; i++)
 		free(e->tasks[i].page);
 	free(e->tasks);
 	segments_fini(&e->segments);
@@ -51,6 +52,7 @@ void engine_fini(struct engine *e)
 
 void engine_submit(struct engine *e, struct store_op *op)
 {
+	op->checksum_segment = 0;
 	op_list_add(op->kind == STORE_READ ? &e->reads : &e->others, op);
 }
 
@@ -64,12 +66,16 @@ static void finish_op(struct engine *e, struct store_op *op, int status)
 	op_list_add(&e->finished, op);
 }
 
+static uint32_t *n_busy(struct engine *e, const struct store_op *op)
+{
+	return op->kind == STORE_READ ? &e->n_busy_reads : &e->n_busy_others;
+}
+
 static void free_task(struct task *t)
 {
 	struct engine *e = t->engine;
 
-	e->n_busy--;
-	e->n_busy_others -= t->op->kind != STORE_READ;
+	(*n_busy(e, t->op))--;
 	t->op = NULL;
 	t->segment = NULL;
 	t->next = e->idle;
@@ -118,8 +124,7 @@ static bool start_op(struct engine *e, struct store_op *op)
 	int r;
 
 	e->idle = t->next;
-	e->n_busy++;
-	e->n_busy_others += op->kind != STORE_READ;
+	(*n_busy(e, op))++;
 	t->op = op;
 	t->segment = NULL;
 	t->serial = 0;
@@ -143,12 +148,10 @@ static bool start_first(struct engine *e, struct op_list *l)
 
 void engine_turn(struct engine *e)
 {
-	uint32_t others_max = e->depth - e->depth / 4;
-
 	do {
-		while (e->reads.first && e->idle && start_first(e, &e->reads))
+		while (e->reads.first && e->idle && e->n_busy_reads < e->depth && start_first(e, &e->reads))
 			;
-		while (e->others.first && e->idle && e->n_busy_others < others_max &&
+		while (e->others.first && e->idle && e->n_busy_others < e->depth &&
 			start_first(e, &e->others))
 			;
 		/* Syncs that find nothing to sync end at once, and nothing else will tell those who wait for
@@ -158,8 +161,13 @@ void engine_turn(struct engine *e)
 
 void engine_wait(struct engine *e)
 {
-	int r = io_wait(&e->io);
+	int r = e->io.has_ring ? io_poll(&e->io) : 0;
 
+	/* Rather than sit by while the disk works. */
+	if (r == 0 && e->io.has_ring && engine_prepare_write(e))
+		return;
+	if (r == 0)
+		r = io_wait(&e->io);
 	if (r < 0) {
 		/* Nothing can be taken back from the kernel, so this can only be tried again. */
 		log_error("store: io_uring: %s", strerror(-r));
@@ -169,7 +177,7 @@ void engine_wait(struct engine *e)
 
 bool engine_is_idle(const struct engine *e)
 {
-	return !e->reads.first && !e->others.first && e->n_busy == 0;
+	return !e->reads.first && !e->others.first && e->n_busy_reads + e->n_busy_others == 0;
 }
 
 bool engine_wind_up(struct engine *e)
@@ -182,7 +190,16 @@ bool engine_wind_up(struct engine *e)
 	} else if (g) {
 		engine_close_segment(e, g);
 	}
-	return engine_drop_spare(e) && e->n_closing == 0;
+	e->close_now = true;
+	engine_sync_what_waits(e);
+	if (!engine_drop_spare(e) || e->n_closing || e->n_round_requests)
+		return false;
+	/* The footers. */
+	if (!e->wound_up) {
+		e->wound_up = true;
+		engine_start_round(e);
+	}
+	return e->n_round_requests == 0;
 }
 
 void engine_get_stats(const struct engine *e, struct store_stats *out)

@@ -46,9 +46,10 @@ struct engine {
 	struct op_list others;   /* in the order of submission */
 	struct op_list finished; /* the caller's to take */
 
-	struct task *tasks; /* [depth] */
-	uint32_t depth, n_busy;
-	uint32_t n_busy_others; /* never so many that reads could not start */
+	struct task *tasks; /* [n_tasks] */
+	uint32_t depth;     /* of reads, and of all else, each */
+	uint32_t n_tasks;   /* more than depth, so that reads can start however much is being written */
+	uint32_t n_busy_reads, n_busy_others;
 	struct task *idle;
 	uint64_t serial;           /* of the last write started */
 	struct task *syncs;        /* wait for writes, or for a round to join */
@@ -57,6 +58,9 @@ struct engine {
 	int round_status;
 	struct io_request dir_sync;
 	uint32_t n_closing; /* segments that are being closed */
+	uint32_t n_full;    /* of them, those that wait for a sync, and then for their footers */
+	bool close_now;     /* they are not to wait for more of their kind */
+	bool wound_up;      /* the last sync was begun */
 
 	struct store_stats stats; /* the counts; what can be looked up is filled in by engine_get_stats */
 };

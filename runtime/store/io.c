@@ -254,6 +254,18 @@ static int take_completions(struct io *io)
 	return n;
 }
 
+void io_submit(struct io *io)
+{
+	/* What cannot be handed over now stays queued. */
+	if (io->has_ring && io_uring_sq_ready(&io->ring))
+		io_uring_submit(&io->ring);
+}
+
+int io_poll(struct io *io)
+{
+	return take_completions(io);
+}
+
 int io_wait(struct io *io)
 {
 	uint64_t value;

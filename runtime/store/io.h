@@ -61,6 +61,11 @@ void io_start(struct io *io, struct io_request *r);
  * after io_fini. */
 void io_forget_file(struct io *io, int fd);
 
+/* Hands over what was queued. With a ring: else it is carried out in io_wait. */
+void io_submit(struct io *io);
+/* The same, and calls done for what has ended, without waiting. How many that were, or -errno as io_wait.
+ * With a ring only. */
+int io_poll(struct io *io);
 /* Hands over what was queued, waits until a request has ended or wake_fd was written to, and calls done for
  * each that ended; may come back for nothing. A write to wake_fd may be noticed late, when requests end all
  * the time. Without a ring one request is carried out, or, if there is none, wake_fd waited for. -errno: the

@@ -53,6 +53,7 @@ struct segment {
 	uint32_t n_writing;   /* records being written */
 	bool no_footer;       /* a header could not be kept: better none than one that lacks a record */
 	bool dirty;           /* written to since the last sync began */
+	bool footer_dirty;    /* its footer was */
 	bool in_sync;         /* that sync has not ended */
 	bool listed;          /* the caller is emptying it */
 	bool has_footer;      /* from end to the end of the file */

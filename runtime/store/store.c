@@ -119,6 +119,8 @@ static void *run(void *arg)
 	for (;;) {
 		stopping = take_mail(s);
 		engine_turn(e);
+		/* Before those are woken who wait: the disk may have nothing to do. */
+		io_submit(&e->io);
 		deliver(s);
 		if (stopping && engine_is_idle(e) && engine_wind_up(e))
 			break;

@@ -3,7 +3,7 @@
 #include "store-fixture.h"
 
 #include "base/log.h"
-#include "runtime/store/engine.h"
+#include "runtime/store/engine-internal.h"
 #include "runtime/store/scan.h"
 
 #include <sys/eventfd.h>
@@ -126,19 +126,75 @@ static void reads_go_first(void **state)
 		engine_submit(&b.engine, &ops[i]);
 	}
 	engine_turn(&b.engine);
-	assert_int_equal(b.engine.n_busy, DEPTH - 1);
+	assert_int_equal(b.engine.n_busy_others, DEPTH);
 	assert_non_null(b.engine.others.first);
 	read = (struct store_op){.kind = STORE_READ, .data = record_room(0), .record = ops[0].record};
 	engine_submit(&b.engine, &read);
 	engine_turn(&b.engine);
 	assert_null(b.engine.reads.first);
-	assert_int_equal(b.engine.n_busy, DEPTH);
+	assert_int_equal(b.engine.n_busy_reads, 1);
 	run_until_idle(&b);
 	assert_int_equal(read.status, 0);
 	close_engine(&b);
 	for (uint32_t i = 0; i < N; i++)
 		free(ops[i].data);
 	free(read.data);
+}
+
+static void expect_frame_at(struct bench *b, const struct store_op *written, uint32_t number)
+{
+	struct store_op read = {.kind = STORE_READ, .data = record_room(number), .record = written->record};
+
+	engine_submit(&b->engine, &read);
+	run_until_idle(b);
+	op_list_take(&b->engine.finished);
+	assert_int_equal(read.status, 0);
+	assert_memory_equal(read.data, written->data, STORE_HEADER_BYTES + frame_len(number));
+	free(read.data);
+}
+
+/* Checksums are made while writes wait, for the segment that each will probably go to: into the open one, the
+ * next, which may be there or not, and past removals and what is no good write. Whatever was guessed, every
+ * record is sound; and an operation used again has nothing left of its first time. */
+static void checksums_in_advance(void **state)
+{
+	enum { N = 60, DEPTH = 4 };
+	struct bench b;
+	struct engine *e = &b.engine;
+	struct store_op ops[N], bad = {.kind = STORE_WRITE, .data = NULL}, removal;
+	uint32_t n_prepared = 0;
+
+	open_engine(&b, *state, DEPTH);
+	for (int round = 0; round < 2; round++) {
+		for (uint32_t i = 0; i < N; i++) {
+			if (round == 0)
+				make_write(&ops[i], i);
+			else
+				memset((char *)ops[i].data + STORE_HEADER_BYTES, (int)i, frame_len(i));
+			engine_submit(e, &ops[i]);
+			if (i == N / 2) {
+				engine_submit(e, &bad);
+				removal = (struct store_op){.kind = STORE_REMOVE, .record = record_of(N)};
+				engine_submit(e, &removal);
+			}
+		}
+		for (engine_turn(e); !engine_is_idle(e); engine_turn(e)) {
+			/* At most the next so many, each once. */
+			for (uint32_t n = 0; engine_prepare_write(e); n++, n_prepared++)
+				assert_true(n < DEPTH);
+			engine_wait(e);
+		}
+		assert_int_equal(bad.status, -EINVAL);
+		for (uint32_t i = 0; i < N; i++) {
+			assert_int_equal(ops[i].status, 0);
+			expect_frame_at(&b, &ops[i], i);
+		}
+	}
+	assert_true(e->segments.n > 4);
+	assert_true(n_prepared > N);
+	close_engine(&b);
+	for (uint32_t i = 0; i < N; i++)
+		free(ops[i].data);
 }
 
 /* A segment that nobody wants stays while it is read from, and while it is being closed. */
@@ -256,6 +312,82 @@ static void few_descriptors(void **state)
 	close_engine(&b);
 }
 
+static void write_until_n_full(struct bench *b, uint32_t n, uint32_t *number)
+{
+	while (b->engine.n_full < n)
+		write_one(b, (*number)++);
+}
+
+static void run_until_closed(struct bench *b)
+{
+	for (engine_turn(&b->engine); b->engine.n_closing; engine_turn(&b->engine))
+		engine_wait(&b->engine);
+}
+
+static void sync_now(struct bench *b)
+{
+	struct store_op op = {.kind = STORE_SYNC, .status = 1};
+
+	engine_submit(&b->engine, &op);
+	run_until_idle(b);
+	run_until_closed(b);
+	assert_int_equal(op.status, 0);
+	op_list_take(&b->engine.finished);
+}
+
+static uint32_t count_footers(const struct engine *e)
+{
+	uint32_t n = 0;
+
+	for (size_t i = 0; i < e->segments.n; i++)
+		n += e->segments.list[i]->has_footer;
+	return n;
+}
+
+/* Segments that are full wait for somebody's sync, since each sync stops all writing for a moment; or for
+ * there to be four. A store without many segments does not have them wait. At the end all are closed, and
+ * stable. */
+static void closed_together(void **state)
+{
+	struct fixture *f = *state;
+	struct bench b;
+	struct engine *e = &b.engine;
+	uint32_t number = 0;
+
+	f->config.limit_bytes = 64 * SEGMENT;
+	open_engine(&b, f, 4);
+	write_until_n_full(&b, 2, &number);
+	assert_int_equal(count_footers(e), 0);
+	sync_now(&b);
+	assert_int_equal(e->n_full, 0);
+	assert_int_equal(count_footers(e), 2);
+	assert_true(e->segments.list[0]->footer_dirty);
+	sync_now(&b);
+	assert_false(e->segments.list[0]->footer_dirty);
+
+	write_until_n_full(&b, 3, &number);
+	for (const struct segment *open = e->open; e->open == open;)
+		write_one(&b, number++);
+	run_until_closed(&b);
+	assert_int_equal(count_footers(e), 6);
+	while (!engine_wind_up(e))
+		engine_wait(e);
+	for (size_t i = 0; i < e->segments.n; i++) {
+		const struct segment *g = e->segments.list[i];
+
+		assert_true(g->has_footer && !g->dirty && !g->footer_dirty);
+	}
+	close_engine(&b);
+
+	f->config.limit_bytes = 15 * SEGMENT;
+	open_engine(&b, f, 4);
+	for (size_t n = b.engine.segments.n + 3; b.engine.segments.n < n;)
+		write_one(&b, number++);
+	run_until_closed(&b);
+	assert_int_equal(count_footers(&b.engine), b.engine.segments.n - 1);
+	close_engine(&b);
+}
+
 /* None is kept where it would take a good part of the room. */
 static void no_segment_ahead(void **state)
 {
@@ -309,10 +441,12 @@ int main(void)
 		TEST(sync_waits),
 		TEST(one_sync_for_many),
 		TEST(reads_go_first),
+		TEST(checksums_in_advance),
 		TEST(busy_segments_stay),
 		TEST(syncs_that_end_at_once),
 		TEST(a_segment_ahead),
 		TEST(few_descriptors),
+		TEST(closed_together),
 		TEST(no_segment_ahead),
 		TEST(a_large_one_between),
 	};
