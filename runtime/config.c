@@ -42,7 +42,6 @@ void config_init(struct config *c)
 		.shadow_bytes = 256ull << 20,
 		.pool_bytes = 1ull << 30,
 		.store_bytes = 16ull << 30,
-		.segment_bytes = 64ull << 20,
 		.learn = {.first_tokens = 4096,
 			.cpu_percent = 25,
 			.only_idle = true,

@@ -67,7 +67,7 @@ struct config {
 	/* [store] */
 	char store_dir[CONFIG_PATH_MAX]; /* path=; empty: no store */
 	uint64_t store_bytes;            /* size=; default 16 GiB */
-	uint64_t segment_bytes;          /* segment_size=; default 64 MiB */
+	uint64_t segment_bytes;          /* segment_size=; default 0: by the store's size */
 	/* [metrics] listen=, as address_parse takes it; empty: none */
 	char metrics_listen[100];
 	/* [transforms] path= may be given several times: files made by `cistern calibrate` */

@@ -22,7 +22,7 @@ struct store_config {
 	const char *directory; /* made if missing; one store (flock) at a time */
 	uint64_t limit_bytes; /* hard: the lengths of all files; two segments of it are for removals and moves
 			       */
-	uint64_t segment_bytes; /* 0: 64 MiB; cut to a quarter of the limit */
+	uint64_t segment_bytes; /* 0: 64 to 256 MiB, a 64th of the limit; cut to a quarter of it */
 	uint32_t depth;  /* operations in flight, reads and others each, and together a quarter more; 0: 32 */
 	void *pool_addr; /* to register as fixed buffers; NULL for none */
 	size_t pool_bytes;

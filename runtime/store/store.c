@@ -25,6 +25,8 @@
 
 enum {
 	SEGMENT_BYTES = 64 << 20,
+	SEGMENT_BYTES_MAX = 256 << 20,
+	SEGMENTS = 64, /* of those between the two */
 	SEGMENT_BYTES_MIN = 64 << 10,
 	LIMIT_SEGMENTS_MIN = 4, /* with fewer, whole segments come free too seldom */
 	DEPTH = 32,
@@ -216,8 +218,13 @@ static int complete_config(struct store_config *c)
 {
 	uint64_t at_most = c->limit_bytes / LIMIT_SEGMENTS_MIN / STORE_ALIGN * STORE_ALIGN;
 
-	if (!c->segment_bytes)
-		c->segment_bytes = SEGMENT_BYTES;
+	if (!c->segment_bytes) {
+		c->segment_bytes = c->limit_bytes / SEGMENTS / STORE_ALIGN * STORE_ALIGN;
+		if (c->segment_bytes < SEGMENT_BYTES)
+			c->segment_bytes = SEGMENT_BYTES;
+		if (c->segment_bytes > SEGMENT_BYTES_MAX)
+			c->segment_bytes = SEGMENT_BYTES_MAX;
+	}
 	if (c->segment_bytes > at_most)
 		c->segment_bytes = at_most;
 	if (c->segment_bytes < SEGMENT_BYTES_MIN || c->segment_bytes % STORE_ALIGN || c->depth > DEPTH_MAX) {

@@ -34,7 +34,7 @@ static void example_is_the_defaults(void **state)
 	static const char *const lines[] = {"\nsocket = ", "\nchunk_tokens = ", "\nworkers = ",
 		"\nspin_us = ", "\nmax_clients = ", "\nbackend = ", "\nlog_level = ", "\nsize = 1G",
 		"\npath =\n", "\nsize = 16G",
-		"\nsegment_size = ", "\n# path = ", "\nsink_tokens = ", "\nwindow_tokens = ",
+		"\n# segment_size = ", "\n# path = ", "\nsink_tokens = ", "\nwindow_tokens = ",
 		"\ntarget_ratio = ", "\nmax_error = ", "\n# uids = ", "\n[namespace default]\n"};
 	struct config loaded, defaults;
 	char why[256] = "";
