@@ -1,10 +1,12 @@
 /*
  * Writing and reading records through the store, beside the same reads and writes through a bare ring on one
  * preallocated file: from the same memory (huge pages, registered), of the same length, as many in flight,
- * reads in the same random order. The ring's mode is the store's, and its file is registered. Rounds of both
- * are interleaved, the one first and then the other, since what a round deletes is given back to the disk
- * while the next one runs. Figures are medians over rounds. fio, where it is installed, does once what the
- * floor does, from memory of its own (small pages, unless it is told otherwise).
+ * reads in the same random order. The ring's mode is the store's, and its file is registered. The store,
+ * which is as a daemon has it that is told nothing, is given twice as much as it may have in flight, as the
+ * daemon gives it whatever is to be written, up to 64 MiB; the floor, too, has its next request always at
+ * hand. Rounds of both are interleaved, the one first and then the other, since what a round deletes is given
+ * back to the disk while the next one runs. Figures are medians over rounds. fio, where it is installed, does
+ * once what the floor does, from memory of its own (small pages, unless it is told otherwise).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +28,8 @@
 #include "tools/bench.h"
 #include "tools/cistern.h"
 
-enum { ROUNDS_MAX = 101, DEPTH = 32, MEMORY_BYTES = 256 << 20, SETTLE_MS = 200 };
+enum { ROUNDS_MAX = 101, DEPTH = 32, HANDED_OVER = 2 * DEPTH, MEMORY_BYTES = 256 << 20, SETTLE_MS = 200 };
+static const uint64_t LIMIT_BYTES = 16ull << 30; /* the daemon's, if nothing is said */
 
 static const char usage[] =
 	"Usage: cistern bench store [--json] [--dir DIR] [--record BYTES] [--size BYTES] [--rounds N]\n"
@@ -179,7 +182,7 @@ static int store_pass(const struct bench *b, struct store *s, struct store_op *o
 
 	/* After a failure what is in flight is still taken back. */
 	while (n_done < (r ? n_started : b->n)) {
-		for (; r == 0 && n_started < b->n && n_started - n_done < DEPTH; n_started++) {
+		for (; r == 0 && n_started < b->n && n_started - n_done < HANDED_OVER; n_started++) {
 			uint32_t i = reading ? b->order[n_started] : n_started;
 			struct store_op *op = &ops[i];
 
@@ -214,7 +217,8 @@ static void remove_tree(const char *path)
 
 static int measure_store(struct bench *b, uint32_t round)
 {
-	struct store_config config = {.limit_bytes = (uint64_t)b->record_bytes * b->n * 2 + (1u << 30),
+	const uint64_t least_bytes = (uint64_t)b->record_bytes * b->n * 2 + (1u << 30);
+	struct store_config config = {.limit_bytes = least_bytes > LIMIT_BYTES ? least_bytes : LIMIT_BYTES,
 		.depth = DEPTH,
 		.pool_addr = b->memory,
 		.pool_bytes = MEMORY_BYTES};
