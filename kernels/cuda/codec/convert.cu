@@ -28,7 +28,8 @@ extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_rope(const str
 /* Which token of the chunk, where it lies, and its sums: of w (x - m) squared, of w x squared, the largest of
  * the former. */
 struct convert_token {
-	uint32_t row, block, slot;
+	uint32_t row;
+	struct token_place place;
 	float energy, norm, most;
 };
 
@@ -39,22 +40,6 @@ __device__ static inline struct codec_octet octet_at(const struct codec_device_p
 
 	memcpy(&o, &words, sizeof o);
 	return o;
-}
-
-/* Where an octet lies in all tokens. */
-struct convert_octet {
-	const uint8_t *base;
-	uint64_t block_stride, token_stride;
-};
-
-__device__ static inline struct convert_octet octet_find(const struct codec_device_part *part,
-	const struct codec_device_chunk *chunk, struct codec_octet o, uint32_t element_bytes)
-{
-	const uint32_t layer = part->first_layer + (o.layer == CODEC_NO_LAYER ? 0 : o.layer);
-	const struct kv_pages *pages = &chunk->pages[layer * chunk->n_planes + part->plane];
-
-	return {pages->base + o.head * pages->head_stride + o.dim * element_bytes, pages->block_stride,
-		pages->token_stride};
 }
 
 template <uint32_t dtype> __device__ static inline void octet_floats(float x[8], const uint4 *v)
@@ -129,8 +114,8 @@ __device__ static inline void convert(const struct codec_device_part *part,
 		const bool active = pair < n_pairs;
 		const uint32_t at = active ? pair : 0;
 		const struct codec_octet o[2] = {octet_at(part, 2 * at), octet_at(part, 2 * at + 1)};
-		const struct convert_octet from[2] = {octet_find(part, chunk, o[0], ELEMENT_BYTES),
-			octet_find(part, chunk, o[1], ELEMENT_BYTES)};
+		const struct octet_place from[2] = {part_octet_find(chunk, part, o[0], ELEMENT_BYTES),
+			part_octet_find(chunk, part, o[1], ELEMENT_BYTES)};
 		const uint32_t piece = at % 4 / 2 * 4 + lane % 2;
 		uint16_t *rows =
 			block->x + codec_feature_at(first / 8 * 8, at / 4 * CODEC_ROW, part->n_columns);
@@ -152,10 +137,7 @@ __device__ static inline void convert(const struct codec_device_part *part,
 			for (uint32_t t = 0; t < AHEAD; t++)
 				SIMT_UNROLL
 			for (int i = 0; i < 2; i++) {
-				const struct convert_token *token = &tokens[group + t];
-				const uint4 *v =
-					(const uint4 *)(from[i].base + token->block * from[i].block_stride +
-							token->slot * from[i].token_stride);
+				const uint4 *v = (const uint4 *)octet_of(from[i], tokens[group + t].place);
 
 				SIMT_UNROLL
 				for (int k = 0; k < WORDS; k++) {
@@ -202,11 +184,9 @@ extern "C" __global__ void __launch_bounds__(CODEC_CONVERT_THREADS, 3)
 	SIMT_UNROLL
 	for (uint32_t t = 0; t < CODEC_CONVERT_TOKENS; t++) {
 		const uint32_t row = first + t < chunk->n_tokens ? first + t : chunk->n_tokens - 1;
-		const uint32_t at = chunk->run.offset + row;
 
 		tokens[t].row = row;
-		tokens[t].block = chunk->run.blocks[at / chunk->run.block_tokens];
-		tokens[t].slot = at % chunk->run.block_tokens;
+		tokens[t].place = token_find(chunk, row);
 		tokens[t].energy = tokens[t].norm = tokens[t].most = 0;
 	}
 	if (part->dtype == DTYPE_F32)

@@ -317,14 +317,9 @@ __device__ static inline uint32_t column_rung(const struct codec_device_chunk *c
 
 /* What finishing a tile takes of memory, in shared memory before the sums are made: looked up while the first
  * operands are on their way, so that nothing is waited for behind them but angles. */
-struct tile_columns {
-	uint8_t *base; /* of an octet, in block 0 of the pages */
-	uint64_t block_stride, token_stride;
-};
-
 struct tile_token {
 	uint32_t token; /* NO_TOKEN: there is none */
-	uint32_t block, in_block;
+	struct token_place place;
 	float scale;
 };
 
@@ -332,39 +327,22 @@ struct tile_finish {
 	float columns[2 * CODEC_TILE]; /* of each: one over the weight, the mean */
 	struct tile_token tokens[CODEC_TILE];
 	struct codec_octet octets[CODEC_TILE / 8];
-	struct tile_columns places[CODEC_TILE / 8];
+	struct octet_place places[CODEC_TILE / 8];
 };
 
 static_assert(sizeof(struct tile_finish) <= CODEC_FINISH_SHARED, "behind the stages");
 
 #define NO_TOKEN 0xffffffffu
 
-__device__ static inline void token_find(struct tile_token *t, const struct codec_device_chunk *chunk,
+__device__ static inline void tile_token_find(struct tile_token *t, const struct codec_device_chunk *chunk,
 	const struct codec_device_part *part, uint32_t row)
 {
-	uint32_t at;
-
 	t->token = NO_TOKEN;
 	if (row >= chunk->n_coded)
 		return;
 	t->token = chunk->tokens[row];
-	at = chunk->run.offset + t->token;
-	t->block = chunk->run.blocks[at / chunk->run.block_tokens];
-	t->in_block = at % chunk->run.block_tokens;
+	t->place = token_find(chunk, t->token);
 	t->scale = part->step[column_rung(chunk, row)] / (1 << CODEC_BASIS_SHIFT);
-}
-
-__device__ static inline void columns_find(struct tile_columns *c, const struct codec_device_chunk *chunk,
-	const struct codec_device_part *part, const struct codec_octet *o)
-{
-	const struct kv_pages *pages =
-		&chunk->pages[(part->first_layer + o->layer) * chunk->n_planes + part->plane];
-
-	if (o->layer == CODEC_NO_LAYER)
-		return;
-	c->base = pages->base + o->head * pages->head_stride + o->dim * (part->dtype == DTYPE_F32 ? 4u : 2u);
-	c->block_stride = pages->block_stride;
-	c->token_stride = pages->token_stride;
 }
 
 /* The whole block; seen by all after the next barrier. */
@@ -377,11 +355,11 @@ __device__ static inline void tile_find(struct tile_finish *f, const struct code
 		f->columns[2 * i] = part->inverse[column0 + i];
 		f->columns[2 * i + 1] = part->mean[column0 + i];
 	} else {
-		token_find(&f->tokens[i - CODEC_TILE], chunk, part, row0 + i - CODEC_TILE);
+		tile_token_find(&f->tokens[i - CODEC_TILE], chunk, part, row0 + i - CODEC_TILE);
 	}
 	if (i < CODEC_TILE / 8) {
 		f->octets[i] = part->octets[column0 / 8 + i];
-		columns_find(&f->places[i], chunk, part, &f->octets[i]);
+		f->places[i] = part_octet_find(chunk, part, f->octets[i], part->dtype == DTYPE_F32 ? 4u : 2u);
 	}
 }
 
@@ -479,11 +457,6 @@ __device__ static inline void finish_four(float (*sums)[4], const struct tile_fi
 	}
 }
 
-__device__ static inline uint8_t *octet_of(const struct tile_columns *c, const struct tile_token *t)
-{
-	return c->base + t->block * c->block_stride + t->in_block * c->token_stride;
-}
-
 /* Sums of one warp to the pages: four octets at a time, of which each lane stores one, or in f32 a quarter of
  * each. */
 template <class WAY, uint32_t DTYPE>
@@ -506,7 +479,7 @@ __device__ static inline void store_sums(typename WAY::sums *s, const struct til
 		for (uint32_t j = 0; j < WAY::sums::COLUMNS; j += 4) {
 			const uint32_t column = WAY::column0() + 8 * j;
 			const struct codec_octet *o = &f->octets[column / 8];
-			const struct tile_columns *places = &f->places[column / 8];
+			const struct octet_place *places = &f->places[column / 8];
 			uint32_t words[2][4];
 
 			finish_four<DTYPE>(&s->d[i][j], f, cos_, sin_, t, column, half != 0, words);
@@ -518,14 +491,14 @@ __device__ static inline void store_sums(typename WAY::sums *s, const struct til
 					SIMT_UNROLL
 					for (uint32_t n = 0; n < 4; n++)
 						if (wanted && o[n].layer != CODEC_NO_LAYER)
-							((float2 *)octet_of(&places[n], &t[h]))[pair] =
+							((float2 *)octet_of(places[n], t[h].place))[pair] =
 								make_float2(s->d[i][j + n][2 * h],
 									s->d[i][j + n][2 * h + 1]);
 					continue;
 				}
 				exchange(words[h]);
 				if (wanted && o[pair].layer != CODEC_NO_LAYER)
-					*(uint4 *)octet_of(&places[pair], &t[h]) = make_uint4(
+					*(uint4 *)octet_of(places[pair], t[h].place) = make_uint4(
 						words[h][0], words[h][1], words[h][2], words[h][3]);
 			}
 		}

@@ -5,47 +5,39 @@
  */
 #include "kernels/cuda/codec/element.cuh"
 
-__device__ static inline uint8_t *raw_element(const struct codec_device_chunk *chunk,
-	const struct codec_raw_job *job, uint32_t layer, uint32_t token, uint32_t element)
+/* A raw token of one layer and plane: its elements' bytes to the bodies, or back. */
+template <bool IS_JOIN> __device__ static inline void raw_move(const struct codec_raw_args &a)
 {
-	return octet_address(
-		chunk, layer, job->plane, element / job->dim, element % job->dim, token, job->dtype_bytes);
+	const struct codec_raw_job *job = &a.jobs[blockIdx.z];
+	const struct codec_device_chunk *chunk = &a.chunks[job->chunk];
+	const uint32_t layer = blockIdx.y, width = job->n_heads * job->dim;
+
+	if (blockIdx.x >= chunk->n_raw)
+		return;
+	const struct token_place token = token_find(chunk, chunk->tokens[chunk->n_coded + blockIdx.x]);
+
+	for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
+		const size_t at = ((size_t)layer * chunk->n_raw + blockIdx.x) * width + i;
+		uint8_t *element = octet_of(
+			octet_find(chunk, layer, job->plane, i / job->dim, i % job->dim, job->dtype_bytes),
+			token);
+
+		for (uint32_t b = 0; b < job->dtype_bytes; b++)
+			if (IS_JOIN)
+				element[b] = job->bodies[b][at];
+			else
+				job->bodies[b][at] = element[b];
+	}
 }
 
 extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_raw_split(const struct codec_raw_args a)
 {
-	const struct codec_raw_job *job = &a.jobs[blockIdx.z];
-	const struct codec_device_chunk *chunk = &a.chunks[job->chunk];
-	const uint32_t layer = blockIdx.y, width = job->n_heads * job->dim;
-
-	if (blockIdx.x >= chunk->n_raw)
-		return;
-	for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
-		const size_t at = ((size_t)layer * chunk->n_raw + blockIdx.x) * width + i;
-		const uint8_t *element =
-			raw_element(chunk, job, layer, chunk->tokens[chunk->n_coded + blockIdx.x], i);
-
-		for (uint32_t b = 0; b < job->dtype_bytes; b++)
-			job->bodies[b][at] = element[b];
-	}
+	raw_move<false>(a);
 }
 
 extern "C" __global__ void __launch_bounds__(CODEC_THREADS) codec_raw_join(const struct codec_raw_args a)
 {
-	const struct codec_raw_job *job = &a.jobs[blockIdx.z];
-	const struct codec_device_chunk *chunk = &a.chunks[job->chunk];
-	const uint32_t layer = blockIdx.y, width = job->n_heads * job->dim;
-
-	if (blockIdx.x >= chunk->n_raw)
-		return;
-	for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
-		const size_t at = ((size_t)layer * chunk->n_raw + blockIdx.x) * width + i;
-		uint8_t *element =
-			raw_element(chunk, job, layer, chunk->tokens[chunk->n_coded + blockIdx.x], i);
-
-		for (uint32_t b = 0; b < job->dtype_bytes; b++)
-			element[b] = job->bodies[b][at];
-	}
+	raw_move<true>(a);
 }
 
 /* Sixteen bytes from any address on, of which those before `end` may be read. */
