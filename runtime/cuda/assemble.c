@@ -129,6 +129,8 @@ static int range_new(struct device_encoder *e, uint32_t first, struct range *w)
 	return w->end > first ? 0 : -ENOSPC;
 }
 
+/* Streams of the range, and how long each is; what the stream had to do before, errors on their way to the
+ * host among it, is done when this returns. */
 static int encode_streams(struct device_encoder *e, struct range *w)
 {
 	struct device_codec *c = e->codec;
@@ -141,7 +143,7 @@ static int encode_streams(struct device_encoder *e, struct range *w)
 	int r = post_send(c);
 
 	if (r || !w->n_streams)
-		return r;
+		return r ? r : device_codec_wait(c);
 	r = device_codec_launch(c, DEVICE_KERNEL_codec_rans_offsets, w->n_streams,
 		round_up(w->bands_max + 1, CODEC_OFFSET_BANDS) / CODEC_OFFSET_BANDS, 1,
 		32 * CODEC_OFFSET_WARPS, 0, &a);
@@ -360,9 +362,8 @@ int device_encoder_write(struct device_encoder *e)
 		r = range_new(e, first, &w);
 		if (!r)
 			r = encode_streams(e, &w);
-		if (!r && !e->settled && device_encoder_promote(e))
-			return -EAGAIN;
-		e->settled = true;
+		if (!r && !e->settled)
+			r = device_encoder_settle(e);
 		if (!r)
 			r = finish_range(e, &w);
 		first = w.end;

@@ -307,7 +307,7 @@ static size_t rank(struct device_encoder *e)
 }
 
 /* As encoder_promote of the host's codec. */
-bool device_encoder_promote(struct device_encoder *e)
+int device_encoder_settle(struct device_encoder *e)
 {
 	bool changed = false;
 
@@ -331,7 +331,8 @@ bool device_encoder_promote(struct device_encoder *e)
 			changed = true;
 		}
 	}
-	return changed;
+	e->settled = !changed;
+	return changed ? -EAGAIN : 0;
 }
 
 /* A second time what its place in the order asks for; the bound is looked at for all, after. */
@@ -356,7 +357,7 @@ static int quantise_ranked(struct device_encoder *e)
 
 static int run(struct device_encoder *e)
 {
-	uint32_t n_promotions = 0;
+	bool promoted = false;
 	int r = prepare(e);
 
 	if (!r)
@@ -374,23 +375,19 @@ static int run(struct device_encoder *e)
 	/* Tokens beyond the bound are few where a transform fits: streams are made at once, in vain if there
 	 * are some after all. The device need not wait for the host to look, unless last time it was in vain.
 	 */
-	while (!r) {
-		if (e->codec->promoted) {
+	for (;;) {
+		if (!r && e->codec->promoted) {
 			r = device_codec_wait(e->codec);
-			e->settled = !r && !device_encoder_promote(e);
+			r = r ? r : device_encoder_settle(e);
 		}
-		if (!r && (!e->codec->promoted || e->settled))
-			r = device_encoder_write(e);
-		else if (!r)
-			r = -EAGAIN;
+		r = r ? r : device_encoder_write(e);
 		if (r != -EAGAIN)
 			break;
-		e->codec->promoted = true;
+		e->codec->promoted = promoted = true;
 		r = quantise(e);
 		r = r ? r : fetch_errors(e);
-		n_promotions++;
 	}
-	e->codec->promoted = n_promotions > 0;
+	e->codec->promoted = promoted;
 	if (r)
 		device_codec_wait(e->codec);
 	return r;

@@ -34,9 +34,9 @@ static inline float *device_encoder_errors(const struct device_encoder *e, uint3
 	return e->errors + (number * CODEC_PLANES_MAX + plane) * CODEC_TOKENS_MAX;
 }
 
-/* Looks at the errors, which are there: true when some tokens got another class, and those of them that are
- * coded are to be quantised again. */
-bool device_encoder_promote(struct device_encoder *e);
+/* Looks at the errors, which are there. 0: classes are settled. -EAGAIN: some tokens got another class, and
+ * those of them that are coded are to be quantised again. */
+int device_encoder_settle(struct device_encoder *e);
 
 /* Frames and images of all chunks, whose codes are on the device: each one's status, frame, image. Where
  * classes are not settled, errors are looked at when the first streams have been waited for: -EAGAIN, with
